@@ -1,0 +1,1 @@
+"""Pydantic models of every config; `recipe.py` loads them from YAML and dotted overrides."""

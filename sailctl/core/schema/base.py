@@ -1,0 +1,11 @@
+"""The common base of all configs: unknown keys are refused, values are checked on assignment."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """A config section; `recipe.py` turns its validation errors into one line naming the nearest known key."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())

@@ -1,0 +1,19 @@
+"""What is measured after training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sailctl.core.schema.base import Config
+
+
+class BenchConfig(Config):
+    """`samples` held-out questions a task; tile limit and generation limits are those of the suite unless given."""
+
+    suite: Literal["synth"] = "synth"
+    samples: int = Field(100, gt=0)
+    seed: int = 1234
+    batch_size: int = Field(64, gt=0)
+    max_tiles: int | None = Field(None, ge=1, le=40)

@@ -1,0 +1,53 @@
+"""Where samples come from, how they are mixed, tiled and packed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sailctl.core.schema.base import Config
+
+SourceFormat = Literal["auto", "tar", "jsonl", "json", "parquet"]
+
+
+class SynthConfig(Config):
+    """Data a recipe makes for itself with the `synth` generator where the source's path does not exist yet."""
+
+    tasks: dict[str, float]
+    levels: list[int] = [1, 2, 3]
+    samples: int = Field(gt=0)
+    seed: int = 0
+    split: Literal["train", "heldout"] = "train"
+
+
+class SourceConfig(Config):
+    """One source: a tar, JSON, JSONL or Parquet file, a glob, a folder of shards, or an fsspec URL of any of these.
+
+    Without a weight a source counts by its number of samples.
+    """
+
+    name: str
+    path: str
+    format: SourceFormat = "auto"
+    weight: float | None = Field(None, gt=0)
+    image_root: str | None = None
+    synth: SynthConfig | None = None
+
+
+class DataConfig(Config):
+    """The mixture and its way to packs. `pack_tokens` and `pack_tiles` are hard caps of one pack."""
+
+    sources: list[SourceConfig] = []
+    min_tiles: int = Field(1, ge=1, le=40)
+    max_tiles: int = Field(10, ge=1, le=40)
+    thumbnail: bool = True
+    max_image_pixels: int = Field(100_000_000, gt=0)
+    pack_tokens: int = Field(16384, gt=0)
+    pack_tiles: int = Field(48, gt=0)
+    pack_window: int = Field(16, gt=0)  # samples that may wait in a lane's packer
+    overlong: Literal["truncate", "reject"] = "truncate"
+    max_reject_rate: float = Field(0.5, ge=0, le=1)
+    lanes: int = Field(1, ge=1)
+    workers: int = Field(1, ge=0)
+    shuffle: bool = True

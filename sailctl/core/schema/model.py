@@ -1,0 +1,83 @@
+"""Shapes of a vision-language model: vision tower, projector, language model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sailctl.core.schema.base import Config
+
+
+class VisionConfig(Config):
+    """A vision tower: InternViT (CLS token, LayerNorm, GELU, layer scale) or AIMv2 (RMSNorm, SwiGLU, no CLS token)."""
+
+    kind: Literal["internvit", "aimv2"]
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    image_size: int = 448
+    patch_size: int = 14
+    norm_eps: float = 1e-6
+    attention_bias: bool = True
+    qk_norm: bool = False
+    drop_path: float = 0.0
+    layer_scale_init: float = 0.1
+
+
+class LLMConfig(Config):
+    """A decoder-only language model of the Qwen2, Qwen3 or Qwen3-MoE architecture."""
+
+    kind: Literal["qwen2", "qwen3", "qwen3_moe"]
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int | None = None
+    tie_embeddings: bool = False
+    rope_theta: float = 1_000_000.0
+    norm_eps: float = 1e-6
+    max_position_embeddings: int = 32768
+    num_experts: int = 0
+    experts_per_token: int = 0
+    moe_intermediate_size: int = 0
+    norm_topk_prob: bool = True
+
+
+class ModelConfig(Config):
+    """A composite model. `min_tiles`/`max_tiles` bound the grid at inference; the thumbnail is not counted in them."""
+
+    name: str
+    vision: VisionConfig
+    llm: LLMConfig
+    downsample_ratio: float = 0.5
+    ps_version: Literal["v1", "v2"] = "v2"
+    select_layer: int = -1
+    template: str = "sail"
+    system: str | None = None
+    min_tiles: int = Field(1, ge=1, le=40)
+    max_tiles: int = Field(10, ge=1, le=40)
+    thumbnail: bool = True
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens of one tile after the pixel shuffle (256 for 448 px, patch 14, ratio 0.5)."""
+        side = int(self.vision.image_size // self.vision.patch_size * self.downsample_ratio)
+        return side * side
+
+
+class ModelSection(Config):
+    """The `model:` part of a recipe: a preset (or an inline `config`) and, for a first stage, the pretrained parts.
+
+    `vision_weights` and `llm_weights` are folders of stock transformers checkpoints (safetensors); the tokenizer is read
+    from `tokenizer` or else from `llm_weights`. Paths beginning with `recipe:` are relative to the recipe's own folder.
+    """
+
+    preset: str | None = None
+    config: ModelConfig | None = None
+    vision_weights: str | None = None
+    llm_weights: str | None = None
+    tokenizer: str | None = None

@@ -1,0 +1,42 @@
+"""One training schema for pretraining, SFT and annealing: stages differ only in their YAML."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sailctl.core.schema.base import Config
+
+Module = Literal["vision", "projector", "llm"]
+
+
+class TrainConfig(Config):
+    """How a stage trains. Schedules, ends and logs count samples and real tokens, never packs.
+
+    The run ends at `max_steps` or `max_samples`, whichever comes first; with neither, after `epochs` over the mixture.
+    `lr_scale` multiplies the learning rate of a module (for example `vision: 0.1`).
+    """
+
+    trainable: list[Module] = ["vision", "projector", "llm"]
+    global_batch_samples: int = Field(512, gt=0)
+    lr: float = Field(2e-5, gt=0)
+    lr_scale: dict[Module, float] = {}
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float = Field(1.0, gt=0)
+    schedule: Literal["constant", "cosine", "linear_to_zero"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    max_steps: int | None = Field(None, gt=0)
+    max_samples: int | None = Field(None, gt=0)
+    epochs: float = Field(1.0, gt=0)
+    loss_weighting: Literal["token", "sample", "sqrt"] = "token"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    save_every: int = Field(500, gt=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    max_loss: float = Field(50.0, gt=0)  # a mean loss above this is an explosion
+    seed: int = 0
