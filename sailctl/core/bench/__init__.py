@@ -1,0 +1,1 @@
+"""Benchmark suites, their statistics, and the run that scores a checkpoint."""

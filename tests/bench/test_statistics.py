@@ -1,0 +1,70 @@
+"""Intervals against published and hand-computed values, and against the truth they should cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sailctl.core.bench.statistics import difference, score_flat_mean, score_graded, score_yes_no, wilson
+
+
+def test_wilson_by_hand() -> None:
+    low, high = wilson(15, 148)  # Newcombe 1998, Table I: 0.0624 to 0.1605
+    assert (round(low, 4), round(high, 4)) == (0.0624, 0.1605)
+    assert wilson(0, 20)[0] == 0.0
+    assert wilson(0, 20)[1] == pytest.approx(0.1611, abs=1e-4)  # Newcombe 1998, Table I
+    assert wilson(20, 20)[1] == 1.0
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_yes_no_score_carries_its_size() -> None:
+    score = score_yes_no([1.0, 0.0, 1.0, 1.0])
+    assert (score.score, score.n) == (0.75, 4)
+    assert score.ci95 == wilson(3, 4)
+
+
+def test_graded_interval_matches_the_normal_one_where_that_holds() -> None:
+    values = np.random.default_rng(1).beta(2, 2, size=400)
+    score = score_graded(values, seed=7)
+    half = 1.96 * values.std() / 20
+    assert score.ci95[0] == pytest.approx(score.score - half, abs=0.005)
+    assert score.ci95[1] == pytest.approx(score.score + half, abs=0.005)
+    assert score_graded(values, seed=7) == score
+
+
+def test_flat_mean_counts_tasks_not_items() -> None:
+    score = score_flat_mean([[1.0] * 10, [0.0, 0.5] * 50])
+    assert score.score == pytest.approx((1.0 + 0.25) / 2)
+    assert score.n == 110
+    assert score.ci95[0] < score.score < score.ci95[1]
+
+
+def test_no_spread_still_has_an_interval() -> None:
+    assert score_graded([0.0] * 30).ci95 == wilson(0, 30)
+    assert score_flat_mean([]).ci95 == (0.0, 1.0)
+
+
+def test_difference_is_paired() -> None:
+    base = np.random.default_rng(2).random(200) * 0.8
+    mean, (low, high) = difference([base + 0.1], [base])
+    assert mean == pytest.approx(0.1)
+    assert high - low < 1e-9  # unpaired, the interval would be ±0.05
+    with pytest.raises(ValueError, match="same items"):
+        difference([[1.0]], [[1.0, 0.0]])
+
+
+def test_intervals_cover_about_95_percent() -> None:
+    rng, inside = np.random.default_rng(3), 0
+    for trial in range(200):
+        low, high = score_graded(rng.beta(1, 3, size=60), seed=trial).ci95
+        inside += low <= 0.25 <= high
+    assert 180 <= inside <= 198
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=20), min_size=1, max_size=4))
+def test_the_interval_holds_the_score(tasks: list[list[float]]) -> None:
+    score = score_flat_mean(tasks)
+    assert 0.0 <= score.ci95[0] <= score.score + 1e-12
+    assert score.score - 1e-12 <= score.ci95[1] <= 1.0
