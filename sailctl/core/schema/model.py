@@ -72,8 +72,9 @@ class ModelConfig(Config):
 class ModelSection(Config):
     """The `model:` part of a recipe: a preset (or an inline `config`) and, for a first stage, the pretrained parts.
 
-    `vision_weights` and `llm_weights` are folders of stock transformers checkpoints (safetensors); the tokenizer is read
-    from `tokenizer` or else from `llm_weights`. Paths beginning with `recipe:` are relative to the recipe's own folder.
+    `vision_weights` and `llm_weights` are folders of stock transformers checkpoints (safetensors); the tokenizer is
+    read from `tokenizer` or else from `llm_weights`. Paths beginning with `recipe:` are relative to its folder.
+    `select_layer` overrides the preset's vision layer (-1: the last).
     """
 
     preset: str | None = None
@@ -81,3 +82,4 @@ class ModelSection(Config):
     vision_weights: str | None = None
     llm_weights: str | None = None
     tokenizer: str | None = None
+    select_layer: int | None = Field(None, lt=0)

@@ -1,0 +1,5 @@
+"""`python -m sailctl` is `sailctl`."""
+
+from sailctl.cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""What the user sees: people read standard error, machines read standard output.
+
+Progress and remarks go to standard error; a command's result is its text on standard output or, with --json, exactly
+one JSON object there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_stdout = Console(highlight=False, soft_wrap=True)
+
+SECONDS_BETWEEN_LINES = 15.0  # sparse enough for a log file, often enough to see that a run lives
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON object on standard output; paths become strings, NaN and infinity are refused."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
+def emit_text(text: str) -> None:
+    """Print a result for people on standard output, exactly as it is (no markup is read in it)."""
+    _stdout.print(text, markup=False)
+
+
+def emit_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table on standard output; the first column is left-aligned, the others are right-aligned."""
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _stdout.print(table, markup=False)
+
+
+def next_command(line: str) -> None:
+    """End a run by naming the command that usually comes next."""
+    console.print(f"next: {line}", markup=False)
+
+
+class Reporter:
+    """Progress of long work: a live bar on a terminal, a line now and then elsewhere, remarks only with --json.
+
+    Use: `start(label, total)`, then `update(completed, loss=…)`, then `finish()`; several in turn are fine. As a
+    context manager it finishes whatever is still running, so that an error never leaves half a bar behind.
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self._silent = json
+        self._live = not json and console.is_terminal
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+        self._unit = ""
+        self._total: float | None = None
+        self._first = 0.0
+        self._began = self._last_line = 0.0
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def info(self, line: str) -> None:
+        """Say something once, on standard error; above the bar if there is one."""
+        (self._progress.console if self._progress else console).print(line, markup=False)
+
+    def start(self, label: str, total: float | None = None, *, completed: float = 0, unit: str = "samples") -> None:
+        """Begin a piece of work of `total` units (None: unknown), `completed` of which were done by an earlier run."""
+        self.finish()
+        self._label, self._unit, self._total, self._first = label, unit, total, completed
+        self._began = self._last_line = time.monotonic()
+        if not self._live:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[extra]}"),
+            console=console,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(label, total=total, completed=int(completed), rate="", extra="")
+
+    def update(self, completed: float, **fields: float | int | str) -> None:
+        """Set the units done so far; `fields` (loss, tokens_per_s …) are shown beside the rate."""
+        now = time.monotonic()
+        rate = (completed - self._first) / max(now - self._began, 1e-9)
+        extra = "  ".join(f"{name} {_short(value)}" for name, value in fields.items())
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=completed, rate=f"{rate:,.1f} {self._unit}/s", extra=extra)
+        elif not self._silent and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            of_total, left = "", ""
+            if self._total is not None:
+                of_total = f"/{self._total:,.0f}"
+                left = f"  {_duration((self._total - completed) / rate)} left" if rate > 0 else ""
+            line = f"{self._label} {completed:,.0f}{of_total} {self._unit}  {rate:,.1f}/s{left}  {extra}"
+            console.print(line.rstrip(), markup=False)
+
+    def finish(self) -> None:
+        """End the current piece of work; harmless when there is none."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a JSON answer")
+
+
+def _short(value: float | int | str) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"

@@ -1,0 +1,246 @@
+"""Recipe loading: a recipe's name or path, YAML, dotted overrides, and errors that name the nearest known key.
+
+Knows nothing of presets or weights: what a recipe means is decided on the floors above.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sailctl.core.errors import UsageError
+from sailctl.core.schema.recipe import Recipe, Stage
+
+STAGES: tuple[str, ...] = get_args(Stage)
+DEFAULT_RECIPE = "tiny"
+RECIPE_PREFIX = "recipe:"  # a path inside the recipe's own folder
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `2e-5` as a number (YAML 1.1 wants `2.0e-5`) and refuses a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
+            if key_node.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"key '{key_node.value}' is written twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def recipe_root() -> Path:
+    """The folder of the recipes that come with sailctl: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[2]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with sailctl."""
+    root = recipe_root()
+    return sorted(folder.name for folder in root.iterdir() if any(folder.glob("*.yaml"))) if root.is_dir() else []
+
+
+def load_recipe(
+    name_or_path: str | None, stage: str, overrides: list[str] | None = None, data: list[str] | None = None
+) -> tuple[Recipe, Path]:
+    """Load one stage of a recipe and return it with the folder its `recipe:` paths are relative to.
+
+    `overrides` are `a.b=c` (c is YAML; list items by number: `data.sources.0.weight=2`); `data` are paths that replace
+    the recipe's sources. Raises UsageError naming the file or option, the key, the value and what would be right.
+    """
+    file = find_recipe(name_or_path, stage)
+    raw = read_yaml(file)
+    if data:
+        section = raw.setdefault("data", {})
+        if not isinstance(section, dict):
+            raise UsageError(f"{file}: data = {section!r}: should be a section of keys")
+        section["sources"] = [{"name": name, "path": path} for name, path in _named(data)]
+    origin = {path: "--set" for path in (_override(raw, text) for text in overrides or [])}
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(explain(error, Recipe, str(file), origin)) from None
+    if recipe.stage != stage:
+        raise UsageError(f"{file}: is a recipe of stage {recipe.stage}, not {stage}; give the file of stage {stage}")
+    resolve_paths(recipe, file.parent)
+    return recipe, file.parent
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def find_recipe(name_or_path: str | None, stage: str) -> Path:
+    """The YAML file of a stage: of a recipe that comes with sailctl, of a folder, or the file itself."""
+    if stage not in STAGES:
+        raise UsageError(f"stage '{stage}' does not exist; {_nearest(stage, STAGES)}stages: {', '.join(STAGES)}")
+    wanted = name_or_path or DEFAULT_RECIPE
+    path = Path(wanted).expanduser()
+    if wanted in recipe_names():
+        path = recipe_root() / wanted
+    elif not path.exists():
+        names = recipe_names()
+        raise UsageError(
+            f"recipe '{wanted}' does not exist; {_nearest(wanted, names)}"
+            f"recipes: {', '.join(names)}, or the path of a folder or YAML file"
+        )
+    if path.is_file():
+        return path
+    file = path / f"{stage}.yaml"
+    if not file.is_file():
+        present = [name for name in STAGES if (path / f"{name}.yaml").is_file()]
+        raise UsageError(f"{file} does not exist; the recipe has stages: {', '.join(present) or 'none'}")
+    return file
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; raises UsageError naming file, line and problem."""
+    try:
+        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader: builds no objects
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{file}{line}: is not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: is not valid YAML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
+    if not isinstance(raw, dict):
+        raise UsageError(f"{file}: holds {type(raw).__name__}, not a recipe; it should begin with name: and stage:")
+    return raw
+
+
+def resolve_paths(recipe: Recipe, folder: Path) -> None:
+    """Turn every `recipe:PATH` of a recipe into PATH inside `folder`, in place."""
+
+    def resolved(path: str | None) -> str | None:
+        if path is None or not path.startswith(RECIPE_PREFIX):
+            return path
+        return str(folder.resolve() / path.removeprefix(RECIPE_PREFIX))
+
+    section = recipe.model
+    section.vision_weights = resolved(section.vision_weights)
+    section.llm_weights = resolved(section.llm_weights)
+    section.tokenizer = resolved(section.tokenizer)
+    for source in recipe.data.sources:
+        source.path = resolved(source.path) or source.path
+        source.image_root = resolved(source.image_root)
+
+
+def explain(error: ValidationError, model: type[BaseModel], file: str, origin: dict[str, str] | None = None) -> str:
+    """One line for a validation error: where it stands, the key, the value, what would be right."""
+    lines = []
+    for item in error.errors(include_url=False, include_context=False)[:3]:
+        path = ".".join(str(part) for part in item["loc"])
+        where = next((f"{by} {key}" for key, by in (origin or {}).items() if _touches(key, path)), file)
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key '{path}'; {_suggest_key(model, item['loc'])}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: key '{path}' is missing")
+        else:
+            lines.append(f"{where}: {path} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return "; ".join(lines)
+
+
+def _named(paths: list[str]) -> Iterator[tuple[str, str]]:
+    """Name each path after its file; equal names get a number, for sources are told apart by name."""
+    used: set[str] = set()
+    for path in paths:
+        base = name = re.sub(r"[^\w-]+", "-", Path(path).stem).strip("-") or "data"
+        number = 1
+        while name in used:
+            number += 1
+            name = f"{base}-{number}"
+        used.add(name)
+        yield name, path
+
+
+def _override(raw: dict[str, Any], text: str) -> str:
+    """Set one `a.b=c` in the raw recipe and return its key."""
+    key, separator, value_text = text.partition("=")
+    key = key.strip()
+    if not separator or not all(key.split(".")):
+        raise UsageError(f"--set {text}: should be KEY=VALUE, for example --set train.lr=2e-5")
+    try:
+        value = yaml.load(value_text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {key}: value {value_text!r} is not valid YAML") from None
+    target: Any = raw
+    *sections, last = key.split(".")
+    for depth, part in enumerate(sections):
+        here = ".".join(sections[: depth + 1])
+        if isinstance(target, list):
+            target = target[_index(target, part, key)]
+        else:
+            if target.get(part) is None:
+                target[part] = {}
+            target = target[part]
+        if not isinstance(target, dict | list):
+            raise UsageError(f"--set {key}: '{here}' is the value {target!r}, not a section")
+    if isinstance(target, list):
+        target[_index(target, last, key)] = value
+    else:
+        target[last] = value
+    return key
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise UsageError(f"--set {key}: '{part}' should be the number of one of {len(items)} items, counted from 0")
+    return int(part)
+
+
+def _touches(key: str, path: str) -> bool:
+    return path == key or path.startswith(key + ".") or key.startswith(path + ".")
+
+
+def _nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean '{close[0]}'? " if close else ""
+
+
+def _suggest_key(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """The nearest known key: a neighbour, else one anywhere in the recipe, else the list of neighbours."""
+    keys = dict(_keys(model))
+    *parents, wrong = [str(part) for part in loc if not isinstance(part, int)]
+    section = ".".join(parents)
+    neighbours = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == section]
+    prefix = "".join(f"{part}." for part in loc[:-1])
+    if close := difflib.get_close_matches(wrong, neighbours, n=1):
+        return f"did you mean '{prefix}{close[0]}'?"
+    if close := difflib.get_close_matches(wrong, [key.rpartition(".")[2] for key in keys], n=1):
+        return f"did you mean '{next(key for key in keys if key.rpartition('.')[2] == close[0])}'?"
+    return f"known keys here: {', '.join(neighbours)}"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel] | None]]:
+    """Every dotted key of a config, sections included, list items without their number."""
+    for name, field in model.model_fields.items():
+        section = next(_sections(field.annotation), None)
+        yield prefix + name, section
+        if section is not None:
+            yield from _keys(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The config classes inside an annotation such as `list[SourceConfig]` or `SynthConfig | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
