@@ -1,0 +1,160 @@
+"""The composite model: tiles through the tower and projector, spliced into the text, through the language model.
+
+Shapes: T packed tokens, I tiles, V visual tokens of a tile, D the language model's width, B rows, S row length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+from transformers.initialization import no_init_weights
+
+from sailctl.core.device import device_of
+from sailctl.core.errors import DataError
+from sailctl.core.model.attention import packed_arguments
+from sailctl.core.model.initialise import reset_weights
+from sailctl.core.model.language import build_llm
+from sailctl.core.model.projector import build_projector, shuffle_factor
+from sailctl.core.model.vision import build_vision, normalise, patch_features, pixel_shuffle
+from sailctl.core.schema.model import ModelConfig
+
+MODULES = ("vision", "projector", "llm")
+
+
+class VisionLanguageModel(nn.Module):
+    """`vision` and `llm` are stock transformers modules; `projector` is the original `mlp1` in order.
+
+    `initialise=False` leaves the weights as allocated, for a loader that fills every one of them.
+    """
+
+    def __init__(self, config: ModelConfig, image_token_id: int, *, initialise: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.image_token_id = image_token_id
+        with no_init_weights():
+            self.vision = build_vision(config.vision)
+            self.projector = build_projector(config)
+            self.llm = build_llm(config.llm)
+        self.llm.tie_weights()
+        if initialise:
+            reset_weights(self, layer_scale_init=config.vision.layer_scale_init)
+
+    def encode_tiles(self, tiles_ICSS: torch.Tensor) -> torch.Tensor:
+        """uint8 tiles (I, 3, S, S) to projected features (I * V, D); a frozen tower keeps no graph."""
+        weight = next(self.vision.parameters())
+        pixels = normalise(tiles_ICSS.to(weight.device), weight.dtype)
+        frozen = not any(parameter.requires_grad for parameter in self.vision.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            features_IPD = patch_features(self.vision, pixels, self.config.select_layer)
+            merged = pixel_shuffle(features_IPD, shuffle_factor(self.config), self.config.ps_version)
+        return self.projector(merged).flatten(0, 1)
+
+    def embed(self, input_ids: torch.Tensor, tiles_ICSS: torch.Tensor | None) -> torch.Tensor:
+        """Token embeddings with the visual features in the place of the image tokens, in reading order.
+
+        Raises DataError naming both numbers when image tokens and features do not match.
+        """
+        embeddings = self.llm.get_input_embeddings()(input_ids)
+        is_image = input_ids == self.image_token_id
+        expected = int(is_image.sum())
+        num_tiles = 0 if tiles_ICSS is None else tiles_ICSS.shape[0]
+        found = num_tiles * self.config.tokens_per_tile
+        if expected != found:
+            raise DataError(
+                f"image tokens {expected} ≠ vision features {found} "
+                f"({num_tiles} tiles of {self.config.tokens_per_tile} tokens each); check the sample's image placeholders"
+            )
+        if not num_tiles:
+            return embeddings
+        features = self.encode_tiles(tiles_ICSS).to(embeddings.dtype)
+        return embeddings.masked_scatter(is_image.unsqueeze(-1), features)
+
+    def hidden(
+        self,
+        input_ids_T: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        tiles_ICSS: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Final hidden states (T, D) of a pack; documents do not see each other."""
+        embeddings_TD = self.embed(input_ids_T, tiles_ICSS)
+        output = self.llm.model(
+            inputs_embeds=embeddings_TD.unsqueeze(0),
+            position_ids=position_ids_T.unsqueeze(0),
+            **packed_arguments(cu_seqlens, max_seqlen),
+        )
+        return output.last_hidden_state.squeeze(0)
+
+    def lm_head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (..., vocabulary) of hidden states (..., D)."""
+        return self.llm.lm_head(hidden)
+
+    def freeze(self, trainable: Sequence[str]) -> None:
+        """Let only the named modules (vision, projector, llm) learn."""
+        for name in MODULES:
+            getattr(self, name).requires_grad_(name in trainable)
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:
+        """Recompute activations layer by layer in the backward pass of tower and language model."""
+        for part in (self.vision, self.llm):
+            # transformers 6 drops the older pair of names, earlier versions do not have the newer one
+            prefix = "activation" if hasattr(part, "activation_checkpointing_enable") else "gradient"
+            if enabled:
+                getattr(part, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
+            else:
+                getattr(part, f"{prefix}_checkpointing_disable")()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        input_ids: list[list[int]],
+        tiles: list[torch.Tensor | None],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        eos_ids: Sequence[int],
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """Continue each row; new token ids only, ending with the stop token where one was drawn.
+
+        Rows are left-padded and share a KV cache. `temperature` 0 is greedy; above it, sampling draws from `seed` and
+        leaves the caller's random state alone.
+        """
+        was_training = self.training
+        self.eval()
+        device = self.llm.get_input_embeddings().weight.device
+        embeddings_BSD, mask_BS = self._left_padded(input_ids, tiles, device)
+        options = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            eos_token_id=list(eos_ids),
+            pad_token_id=eos_ids[0],
+            use_cache=True,
+            **options,
+        )
+        with device_of(embeddings_BSD).forked_rng(seed):
+            ids = self.llm.generate(
+                inputs_embeds=embeddings_BSD, attention_mask=mask_BS, generation_config=settings
+            ).tolist()
+        self.train(was_training)
+        stops = set(eos_ids)
+        ends = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in ids]
+        return [row[:end] for row, end in zip(ids, ends, strict=True)]
+
+    def _left_padded(
+        self, input_ids: list[list[int]], tiles: list[torch.Tensor | None], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        flat = torch.tensor([token for row in input_ids for token in row], device=device)
+        shown = [row_tiles.to(device) for row_tiles in tiles if row_tiles is not None and len(row_tiles)]
+        rows = self.embed(flat, torch.cat(shown) if shown else None).split([len(row) for row in input_ids])
+        length = max(len(row) for row in rows)
+        embeddings = torch.stack([nn.functional.pad(row, (0, 0, length - len(row), 0)) for row in rows])
+        mask = torch.zeros(embeddings.shape[:2], dtype=torch.long, device=device)
+        for index, row in enumerate(rows):
+            mask[index, length - len(row) :] = 1
+        return embeddings, mask
