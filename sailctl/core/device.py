@@ -88,7 +88,9 @@ def pick(name: str = "auto") -> Device:
     if not _available(kind):
         raise UsageError(f"--device {name}: no {kind} device on this machine; use --device cpu")
     if index and int(index) >= _backend(kind).device_count():
-        raise UsageError(f"--device {name}: this machine has {_backend(kind).device_count()} {kind} device(s), counted from 0")
+        raise UsageError(
+            f"--device {name}: this machine has {_backend(kind).device_count()} {kind} device(s), counted from 0"
+        )
     return Device(kind, torch.device(name))
 
 
