@@ -15,9 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-_stdout = Console(highlight=False, soft_wrap=True)
+# A pipe has no width: a table there is as wide as it needs to be, so that nothing is cut.
+_stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 SECONDS_BETWEEN_LINES = 15.0  # sparse enough for a log file, often enough to see that a run lives
 
@@ -34,13 +36,14 @@ def emit_text(text: str) -> None:
 
 
 def emit_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table on standard output; the first column is left-aligned, the others are right-aligned."""
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    """Print a table and an empty line on standard output; columns of numbers are set to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        numbers = all(row[index][:1].isdecimal() for row in rows) and index > 0
+        table.add_column(column, justify="right" if numbers else "left", header_style="dim", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    _stdout.print(table, markup=False)
+        table.add_row(*(Text(cell) for cell in row))  # Text: a cell's square brackets are no markup
+    _stdout.print(table, "")
 
 
 def next_command(line: str) -> None:
@@ -116,6 +119,16 @@ class Reporter:
         if self._progress is not None:
             self._progress.stop()
         self._progress = self._task = None
+
+
+def as_size(num_bytes: int) -> str:
+    """Bytes as GiB: "12.5 GiB"."""
+    return f"{num_bytes / 2**30:,.1f} GiB"
+
+
+def as_millions(count: int) -> str:
+    """A parameter count as in the papers: "1,856.4M"."""
+    return f"{count / 1e6:,.1f}M"
 
 
 def _plain(value: Any) -> Any:

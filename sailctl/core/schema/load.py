@@ -91,23 +91,27 @@ def find_recipe(name_or_path: str | None, stage: str) -> Path:
     """The YAML file of a stage: of a recipe that comes with sailctl, of a folder, or the file itself."""
     if stage not in STAGES:
         raise UsageError(f"stage '{stage}' does not exist; {_nearest(stage, STAGES)}stages: {', '.join(STAGES)}")
-    wanted = name_or_path or DEFAULT_RECIPE
-    path = Path(wanted).expanduser()
-    if wanted in recipe_names():
-        path = recipe_root() / wanted
-    elif not path.exists():
-        names = recipe_names()
-        raise UsageError(
-            f"recipe '{wanted}' does not exist; {_nearest(wanted, names)}"
-            f"recipes: {', '.join(names)}, or the path of a folder or YAML file"
-        )
+    path = _locate(name_or_path)
     if path.is_file():
         return path
     file = path / f"{stage}.yaml"
     if not file.is_file():
-        present = [name for name in STAGES if (path / f"{name}.yaml").is_file()]
-        raise UsageError(f"{file} does not exist; the recipe has stages: {', '.join(present) or 'none'}")
+        raise UsageError(f"{file} does not exist; {_present(path)}")
     return file
+
+
+def recipe_stages(name_or_path: str | None) -> list[str]:
+    """The stages a recipe has a file for, in order of training; of a single YAML file, its own stage."""
+    path = _locate(name_or_path)
+    if path.is_file():
+        stage = read_yaml(path).get("stage")
+        if stage not in STAGES:
+            raise UsageError(f"{path}: stage = {stage!r}: should be one of {', '.join(STAGES)}")
+        return [stage]
+    stages = [name for name in STAGES if (path / f"{name}.yaml").is_file()]
+    if not stages:
+        raise UsageError(f"{path} is no recipe; {_present(path)}")
+    return stages
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -156,6 +160,26 @@ def explain(error: ValidationError, model: type[BaseModel], file: str, origin: d
         else:
             lines.append(f"{where}: {path} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return "; ".join(lines)
+
+
+def _locate(name_or_path: str | None) -> Path:
+    """The folder or file a user means by a recipe."""
+    wanted = name_or_path or DEFAULT_RECIPE
+    names = recipe_names()
+    if wanted in names:
+        return recipe_root() / wanted
+    path = Path(wanted).expanduser()
+    if not path.exists():
+        raise UsageError(
+            f"recipe '{wanted}' does not exist; {_nearest(wanted, names)}"
+            f"recipes: {', '.join(names)}, or the path of a folder or YAML file"
+        )
+    return path
+
+
+def _present(folder: Path) -> str:
+    present = [name for name in STAGES if (folder / f"{name}.yaml").is_file()]
+    return f"the folder has stages: {', '.join(present) or 'none (it should hold files such as alignment.yaml)'}"
 
 
 def _named(paths: list[str]) -> Iterator[tuple[str, str]]:
