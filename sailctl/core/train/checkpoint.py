@@ -1,0 +1,192 @@
+"""Checkpoints that are complete or absent: written under a temporary name, fsynced, hashed, renamed.
+
+    RUN/checkpoints/step-00000010/weights/        what `--checkpoint` takes anywhere
+                                  state/          optimizer.safetensors, state.json (counters, loader, recipe)
+                                  manifest.json   size and sha256 of every file
+    RUN/latest                                    the name of the newest complete one
+
+State is safetensors and JSON only. There is no generator state: every step seeds its own (see `loop.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sailctl.core.errors import CheckpointError
+from sailctl.core.files import atomic_write, fsync_dir, storage_errors
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".tmp-"  # a checkpoint being written or removed; swept at the next start
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint of a run."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """The folder of weights, tokenizer and model config."""
+        return self.path / "weights"
+
+    def state(self) -> dict[str, Any]:
+        """Counters, loader state and recipe, as `save` was given them."""
+        return _read_json(self.path / "state" / "state.json")
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """Optimiser state as named tensors."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path / "state" / "optimizer.safetensors")
+
+    def weights_sha256(self) -> str:
+        """One hash over the manifest's hashes of the weights folder: equal weights, equal hash."""
+        files = _read_json(self.path / MANIFEST)["files"]
+        lines = [f"{name} {entry['sha256']}" for name, entry in sorted(files.items()) if name.startswith("weights/")]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def verify(self) -> None:
+        """Compare every file with the manifest; CheckpointError names the first that differs, with both values."""
+        for name, entry in _read_json(self.path / MANIFEST)["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise CheckpointError(f"{file} is missing, though {self.path / MANIFEST} lists it; {self._remedy()}")
+            if (size := file.stat().st_size) != entry["bytes"]:
+                raise CheckpointError(f"{file} has {size} bytes, its manifest says {entry['bytes']}; {self._remedy()}")
+            if (found := _sha256(file)) != entry["sha256"]:
+                raise CheckpointError(
+                    f"{file} has sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}; {self._remedy()}"
+                )
+
+    def _remedy(self) -> str:
+        others = [name for name in complete(self.path.parent.parent) if name != self.path.name]
+        if not others:
+            return "start the run anew in another --out"
+        return f"to go on from the one before, write {others[-1]} into {self.path.parent.parent / 'latest'}"
+
+
+def complete(run_dir: Path) -> list[str]:
+    """Names of the complete checkpoints of a run, oldest first."""
+    folder = run_dir / "checkpoints"
+    return sorted(path.parent.name for path in folder.glob(f"step-*/{MANIFEST}"))
+
+
+def latest(run_dir: Path) -> Checkpoint | None:
+    """The newest complete checkpoint of a run, or None before the first; a dangling `latest` is a CheckpointError."""
+    pointer = run_dir / "latest"
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(encoding="utf-8").strip()
+    path = run_dir / "checkpoints" / name
+    if not (path / MANIFEST).is_file():
+        present = ", ".join(complete(run_dir)) or "none"
+        raise CheckpointError(f"{pointer} names {name}, which is no complete checkpoint; complete ones: {present}")
+    return Checkpoint(path)
+
+
+def save(
+    run_dir: Path,
+    step: int,
+    *,
+    write_weights: Callable[[Path], None],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+    keep: int,
+) -> Checkpoint:
+    """Write a checkpoint, make it the latest one and remove all but the newest `keep`.
+
+    `write_weights` fills the folder it is given. A full disk raises StorageError and leaves only complete checkpoints.
+    """
+    from safetensors.torch import save_file
+
+    folder = run_dir / "checkpoints"
+    target = folder / f"step-{step:08d}"
+    temporary = folder / f"{_TEMPORARY}{target.name}"
+    with storage_errors(target), _safetensors_errors():
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / "weights").mkdir(parents=True)
+            (temporary / "state").mkdir()
+            write_weights(temporary / "weights")
+            save_file(optimizer, temporary / "state" / "optimizer.safetensors")
+            (temporary / "state" / "state.json").write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
+            _seal(temporary)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if target.exists():  # saved, but killed before `latest` named it: the same step again
+            _remove(target)
+        os.rename(temporary, target)
+        fsync_dir(folder)
+        with atomic_write(run_dir / "latest") as file:
+            file.write(target.name.encode())
+    for name in complete(run_dir)[:-keep]:
+        _remove(folder / name)
+    return Checkpoint(target)
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove what a killed run left half-written or half-removed; the caller holds the run's lock."""
+    for path in (run_dir / "checkpoints").glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _safetensors_errors() -> Iterator[None]:
+    """Turn the safetensors writer's own exception back into the OSError it hides in its text."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def _seal(folder: Path) -> None:
+    """Fsync and hash every file of a finished folder, and write its manifest."""
+    files = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    with open(folder / MANIFEST, "w", encoding="utf-8") as handle:
+        json.dump({"files": files}, handle, indent=1, sort_keys=True)
+        handle.flush()
+        os.fsync(handle.fileno())
+    for directory in [*(path for path in folder.rglob("*") if path.is_dir()), folder]:
+        fsync_dir(directory)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; its name goes first, so that a kill in between leaves nothing that looks complete."""
+    doomed = path.parent / f"{_TEMPORARY}removed-{path.name}"
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None

@@ -1,0 +1,67 @@
+"""Cross-entropy on supervised positions only, in chunks, so that the logits of a pack never exist as a whole.
+
+T tokens of a pack, N supervised targets, C positions of one chunk, D width, V vocabulary.
+
+The loss is a *sum* of weighted terms; the caller divides by the step's global weight. A mean of means would be wrong
+on packed rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from sailctl.core.data.packing import Pack
+    from sailctl.core.model.vlm import VisionLanguageModel
+
+
+class HasHead(Protocol):
+    """What the loss needs of a model: hidden states (…, D) → logits (…, V)."""
+
+    def lm_head(self, hidden: Tensor) -> Tensor:
+        """Project hidden states to the vocabulary."""
+        ...
+
+
+def supervised_loss(
+    model: HasHead, hidden_TD: Tensor, index_N: Tensor, targets_N: Tensor, weights_N: Tensor, chunk: int = 4096
+) -> Tensor:
+    """Sum of `weights_N` times the cross-entropy of `targets_N` at positions `index_N` of `hidden_TD`; a float32 scalar.
+
+    At most `chunk` rows of logits exist at a time: with more rows each chunk is recomputed in the backward pass. One
+    chunk alone is kept, since recomputing it would cost a second product and save nothing.
+    """
+    rows = index_N.numel()
+    if rows <= chunk:
+        return _chunk_loss(model, hidden_TD, index_N, targets_N, weights_N)
+    total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
+    for start in range(0, rows, chunk):
+        part = slice(start, start + chunk)
+        total = total + checkpoint(
+            _chunk_loss,
+            model,
+            hidden_TD,
+            index_N[part],
+            targets_N[part],
+            weights_N[part],
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing random inside
+        )
+    return total
+
+
+def _chunk_loss(model: HasHead, hidden_TD: Tensor, index_C: Tensor, targets_C: Tensor, weights_C: Tensor) -> Tensor:
+    # float32 whatever the autocast type: a sum over 150,000 exponentials does not fit into eight bits of mantissa.
+    logits_CV = model.lm_head(hidden_TD[index_C]).float()
+    return (cross_entropy(logits_CV, targets_C, reduction="none") * weights_C).sum()
+
+
+def pack_loss(model: VisionLanguageModel, pack: Pack) -> Tensor:
+    """Loss of one pack, summed over its supervised tokens with their weights; a float32 scalar."""
+    hidden_TD = model.hidden(pack.input_ids_T, pack.position_ids_T, pack.cu_seqlens, pack.max_seqlen, pack.tiles_IPHW)
+    return supervised_loss(model, hidden_TD, pack.target_index_N, pack.targets_N, pack.weights_N)

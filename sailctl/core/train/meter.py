@@ -1,0 +1,137 @@
+"""What a run has done so far, and the two logs that tell it: metrics.jsonl (one object a step) and rejects.jsonl.
+
+Everything that depends on the clock stands under `perf`; the rest of both files is reproducible bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from sailctl.core.files import atomic_write, read_jsonl, storage_errors
+
+if TYPE_CHECKING:
+    from sailctl.core.data.loader import Step
+    from sailctl.core.device import Device
+
+LOGS = ("metrics.jsonl", "rejects.jsonl")
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals of a run since its first step; they travel with the checkpoint."""
+
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+
+    def add(self, step: Step) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.samples += step.num_samples
+        self.tokens += step.num_tokens
+
+    def as_dict(self) -> dict[str, int]:
+        """The totals by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run as its metrics tell it; `seconds` adds up the steps of every session."""
+
+    loss_first: float
+    loss_last: float
+    seconds: float
+
+
+class Meter:
+    """Times the steps and appends to the logs; `samples` and `tokens` are cumulative, other counts are the step's own."""
+
+    def __init__(self, run_dir: Path, stage: str, device: Device, counters: Counters) -> None:
+        """Cut the logs back to the counters' step (what a killed run wrote beyond its checkpoint) and open them."""
+        self.counters = counters
+        self._stage, self._device = stage, device
+        self._files: dict[str, IO[str]] = {}
+        for name in LOGS:
+            path = run_dir / name
+            with storage_errors(path):
+                _cut(path, counters.steps)
+                self._files[name] = open(path, "a", encoding="utf-8", errors="backslashreplace")  # closed by `close`
+        self._paths = {name: run_dir / name for name in LOGS}
+        self._began = self._data_arrived = time.perf_counter()
+
+    def data_arrived(self) -> None:
+        """Mark the end of the wait for data."""
+        self._data_arrived = time.perf_counter()
+
+    def log(self, step: Step, *, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
+        """Append the row of the step just counted, and its rejects; return the row. The next step's clock starts."""
+        now = time.perf_counter()
+        seconds = max(now - self._began, 1e-9)
+        row = {
+            "step": self.counters.steps,
+            "stage": self._stage,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "samples": self.counters.samples,
+            "tokens": self.counters.tokens,
+            "supervised_tokens": sum(pack.targets_N.numel() for pack in step.packs),
+            "packs": len(step.packs),
+            "rejected": len(step.rejects),
+            "perf": {
+                "seconds": seconds,
+                "samples_per_s": step.num_samples / seconds,
+                "tokens_per_s": step.num_tokens / seconds,
+                "data_wait_s": self._data_arrived - self._began,
+                "memory_bytes": self._device.max_memory_allocated(),
+            },
+        }
+        for reject in step.rejects:
+            self._append("rejects.jsonl", {"step": self.counters.steps, **reject})
+        self._append("metrics.jsonl", row)
+        self._began = now
+        return row
+
+    def sync(self) -> None:
+        """Make the logs durable: done before each checkpoint, whose step they must reach."""
+        for name, file in self._files.items():
+            with storage_errors(self._paths[name]):
+                file.flush()
+                os.fsync(file.fileno())
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last step (a checkpoint being written) out of the next one."""
+        self._began = time.perf_counter()
+
+    def close(self) -> None:
+        """Close the logs."""
+        for file in self._files.values():
+            file.close()
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with storage_errors(self._paths[name]):
+            self._files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._files[name].flush()
+
+
+def summarise(run_dir: Path) -> Summary:
+    """First and last loss and training seconds of a run with at least one step."""
+    rows = read_jsonl(run_dir / "metrics.jsonl")
+    return Summary(rows[0]["loss"], rows[-1]["loss"], sum(row["perf"]["seconds"] for row in rows))
+
+
+def _cut(path: Path, steps: int) -> None:
+    """Drop rows beyond `steps` and a torn last line; the file is replaced as a whole, and only if something goes."""
+    if not path.is_file():
+        return
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in read_jsonl(path) if row["step"] <= steps]
+    kept = "".join(lines).encode("utf-8", "backslashreplace")
+    if kept != path.read_bytes():
+        with atomic_write(path) as file:
+            file.write(kept)

@@ -1,0 +1,147 @@
+"""The folder of one run: its lock, its resolved recipe, its `run.json`, and whether a resume may go on in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sailctl.core.errors import UsageError
+from sailctl.core.files import atomic_write, storage_errors, write_json
+from sailctl.core.schema.load import dump_recipe
+from sailctl.core.schema.recipe import Recipe
+
+LOCK = ".lock"
+PACKAGES = ("sailctl", "torch", "transformers", "numpy", "safetensors", "pillow")
+
+# What a resumed run may change: these move the end of the run or the way there, never a step already made.
+RESUMABLE = {
+    "train.max_steps",
+    "train.max_samples",
+    "train.epochs",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "data.workers",
+    "bootstrap",
+}
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Hold the only right to write into `run_dir` (made if absent); a second holder gets a UsageError.
+
+    The kernel drops the lock with the process, however that ends. A folder left without any file of its own goes again.
+    """
+    with storage_errors(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        handle = open(run_dir / LOCK, "a+", encoding="utf-8")  # closed below
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            raise UsageError(
+                f"{run_dir} is in use by another run (process {holder}); wait for it or give another --out"
+            ) from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        try:
+            yield
+        finally:
+            if is_empty(run_dir):
+                (run_dir / LOCK).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    run_dir.rmdir()
+
+
+def is_empty(run_dir: Path) -> bool:
+    """True when the folder is absent or holds nothing but the lock."""
+    return not run_dir.is_dir() or all(path.name == LOCK for path in run_dir.iterdir())
+
+
+def write_run(run_dir: Path, recipe: Recipe, about: dict[str, Any]) -> None:
+    """Write the resolved recipe and `run.json`."""
+    with atomic_write(run_dir / "recipe.yaml", "w") as file:
+        file.write(dump_recipe(recipe))
+    write_json(run_dir / "run.json", about)
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """`run.json` of a run, empty when there is none."""
+    path = run_dir / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def check_same_recipe(run_dir: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to resume with another recipe than the run began with, naming the keys that differ and both values."""
+    before, after = _flat(stored), _flat(now)
+    differing = sorted(
+        key
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key) and key not in RESUMABLE and not key.startswith("bench.")
+    )
+    if differing:
+        shown = ", ".join(f"{key} ({before.get(key)} then, {after.get(key)} now)" for key in differing[:8])
+        raise UsageError(
+            f"{run_dir} was begun with another recipe: {shown}; resume with the old values, or give another --out"
+        )
+
+
+def check_same_data(run_dir: Path, stored: dict[str, str], now: dict[str, str]) -> None:
+    """Refuse to resume on sources whose content has changed: the order of the samples would be another one."""
+    changed = sorted(name for name in stored.keys() | now.keys() if stored.get(name) != now.get(name))
+    if changed:
+        raise UsageError(
+            f"{run_dir}: source {', '.join(changed)} has changed since the run began "
+            f"(fingerprint {stored.get(changed[0])} then, {now.get(changed[0])} now); restore it, or give another --out"
+        )
+
+
+def environment(folder: Path) -> dict[str, Any]:
+    """Versions of Python and packages, and the git commit of `folder` with whether it has uncommitted changes."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    commit = _git(folder, "rev-parse", "HEAD")
+    state = None if commit is None else {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    return {"versions": versions, "platform": platform.platform(), "git": state}
+
+
+def timestamp() -> str:
+    """The time now, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a repository too slow to ask
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of nested dicts and lists."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        items = {str(position): item for position, item in enumerate(value)}.items()
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat

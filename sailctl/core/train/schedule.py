@@ -1,0 +1,67 @@
+"""When a run ends and how its learning rate moves: pure functions of the samples and steps made so far.
+
+Pretraining warms up and stays constant, so that its trunk can be annealed anywhere; SFT warms up and follows a cosine;
+an anneal branch goes linearly to zero from the learning rate at which it left the trunk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sailctl.core.errors import UsageError
+from sailctl.core.schema.train import TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The end of a run: `max_steps` or `max_samples`, whichever comes first; at least one is given."""
+
+    max_steps: int | None
+    max_samples: int | None
+
+    @classmethod
+    def of(cls, train: TrainConfig, samples_per_epoch: int) -> Budget:
+        """Read the recipe's end; with neither steps nor samples it is `epochs` times the mixture's samples."""
+        if train.max_steps is None and train.max_samples is None:
+            max_samples = math.ceil(train.epochs * samples_per_epoch)
+            if max_samples <= 0:
+                raise UsageError(
+                    f"train.epochs {train.epochs} of {samples_per_epoch} samples is no step; give train.max_steps"
+                )
+            return cls(None, max_samples)
+        return cls(train.max_steps, train.max_samples)
+
+    def progress(self, steps: int, samples: int) -> float:
+        """Share of the run that lies behind after `steps` steps and `samples` samples, from 0 to 1."""
+        by_steps = steps / self.max_steps if self.max_steps else 0.0
+        by_samples = samples / self.max_samples if self.max_samples else 0.0
+        return min(1.0, max(by_steps, by_samples))
+
+    def reached(self, steps: int, samples: int) -> bool:
+        """True when nothing is left to do."""
+        return self.progress(steps, samples) >= 1.0
+
+    def expected_steps(self, samples_per_step: float) -> int:
+        """Steps the run will take when a step holds `samples_per_step` samples; exact where `max_steps` decides."""
+        ends = [self.max_steps] if self.max_steps else []
+        if self.max_samples:
+            ends.append(max(1, math.ceil(self.max_samples / samples_per_step)))
+        return min(ends)
+
+
+def learning_rate(train: TrainConfig, before: float, after: float) -> float:
+    """Learning rate of the step that moves progress from `before` to `after` (both 0 to 1).
+
+    Warm-up looks at `after` and decay at `before`: neither the first nor the last step is wasted at zero.
+    Warm-up is linear over the first `warmup_ratio` of the run; the cosine and the line end at zero.
+    """
+    warmup = train.warmup_ratio
+    if after < warmup:
+        return train.lr * after / warmup
+    if train.schedule == "constant":
+        return train.lr
+    decayed = max(0.0, before - warmup) / (1.0 - warmup)
+    if train.schedule == "linear_to_zero":
+        return train.lr * (1.0 - decayed)
+    return train.lr * 0.5 * (1.0 + math.cos(math.pi * decayed))

@@ -1,0 +1,123 @@
+"""Checkpoints are complete or absent: hashed, pruned, verified, and unharmed by a full disk."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from sailctl.core.errors import CheckpointError, StorageError
+from sailctl.core.train import checkpoint
+
+
+def write(folder: Path, numbers: int = 10) -> None:
+    safetensors.torch.save_file({"w": torch.arange(numbers)}, folder / "model.safetensors")
+
+
+def save(run: Path, step: int, keep: int = 2) -> checkpoint.Checkpoint:
+    return checkpoint.save(
+        run, step, write_weights=write, optimizer={"a:b": torch.ones(3)}, state={"counters": {"steps": step}}, keep=keep
+    )
+
+
+def test_saved_state_comes_back_and_old_ones_go(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path) is None
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    newest = checkpoint.latest(tmp_path)
+    assert newest.path.name == "step-00000003"
+    assert newest.state() == {"counters": {"steps": 3}}
+    assert torch.equal(newest.optimizer()["a:b"], torch.ones(3))
+    newest.verify()
+    assert checkpoint.complete(tmp_path) == ["step-00000002", "step-00000003"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000002", "step-00000003"]
+    listed = json.loads((newest.path / "manifest.json").read_text())["files"]
+    assert sorted(listed) == ["state/optimizer.safetensors", "state/state.json", "weights/model.safetensors"]
+
+
+def test_equal_weights_have_equal_hashes(tmp_path: Path) -> None:
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    assert first.weights_sha256() == second.weights_sha256()
+
+
+def test_damage_is_named_with_a_remedy(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    file = newest.path / "state" / "optimizer.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + b"\1")
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors has sha256 .* write step-00000001 into"):
+        newest.verify()
+    file.write_bytes(data[:-1])
+    with pytest.raises(CheckpointError, match=f"has {len(data) - 1} bytes, its manifest says {len(data)}"):
+        newest.verify()
+    file.unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        newest.verify()
+
+
+def test_latest_that_points_nowhere_is_named(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / "latest").write_text("step-00000009")
+    with pytest.raises(
+        CheckpointError, match=r"step-00000009, which is no complete checkpoint; complete ones: step-00000001"
+    ):
+        checkpoint.latest(tmp_path)
+
+
+def test_what_a_kill_left_is_swept_and_saved_over(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    (folder / ".tmp-step-00000002" / "weights").mkdir(parents=True)
+    save(tmp_path, 2)
+    (folder / ".tmp-removed-step-00000001").mkdir()
+    checkpoint.sweep(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
+    (tmp_path / "latest").write_text("step-00000001")  # killed between the rename and the new `latest`
+    assert save(tmp_path, 2).path == checkpoint.latest(tmp_path).path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on a disk of 256 KiB: a real one where mounting is allowed, else writes that fail as one would."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    if mounted:
+        yield folder
+        subprocess.run(["umount", str(folder)], check=True)
+        return
+    real = safetensors.torch.save_file
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if sum(tensor.nbytes for tensor in tensors.values()) > 262144:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        real(tensors, path)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    yield folder
+
+
+def test_a_full_disk_leaves_the_last_complete_checkpoint(small_disk: Path) -> None:
+    save(small_disk, 1)
+    before = sorted(path.relative_to(small_disk) for path in small_disk.rglob("*"))
+    with pytest.raises(StorageError, match=r"step-00000002: No space left on device \(\d+ bytes free\)"):
+        checkpoint.save(
+            small_disk,
+            2,
+            write_weights=lambda f: write(f, 100_000),
+            optimizer={},
+            state={"counters": {"steps": 2}},
+            keep=2,
+        )
+    assert sorted(path.relative_to(small_disk) for path in small_disk.rglob("*")) == before
+    checkpoint.latest(small_disk).verify()
+    assert save(small_disk, 2).path.name == "step-00000002"
