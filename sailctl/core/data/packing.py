@@ -1,0 +1,181 @@
+"""Which samples share a pack, and how they are merged into one. Pure functions: no I/O, no randomness.
+
+Shapes: T tokens of a pack, I tiles, S pixels along a tile's side, N supervised tokens. Samples stand one after the
+other; positions restart with each of them and `cu_seqlens` holds the borders, so that attention never crosses one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+LossWeighting = Literal["token", "sample", "sqrt"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One sample ready for packing: input_ids_T int32, supervised_T bool, tiles_I3SS uint8."""
+
+    id: str
+    key: str
+    source: str
+    input_ids: np.ndarray
+    supervised: np.ndarray
+    tiles: np.ndarray
+    truncated: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, visual ones included."""
+        return len(self.input_ids)
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles, thumbnails included."""
+        return len(self.tiles)
+
+
+class Packable(Protocol):
+    """What the chooser looks at."""
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    @property
+    def num_tiles(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Packable)
+
+
+class FirstFit(Generic[Item]):
+    """Chooses groups of samples under hard caps of tokens, tiles and samples.
+
+    One pack is open. What does not fit waits, at most `window` samples of it; when one more would have to wait the pack
+    is closed and the next one is filled from those waiting, oldest first. The oldest always fits an empty pack, so
+    nobody waits longer than `window` + 1 packs. `open` and `waiting` are the whole state.
+    """
+
+    def __init__(self, tokens: int, tiles: int, samples: int, window: int) -> None:
+        self.tokens, self.tiles, self.samples, self.window = tokens, tiles, samples, window
+        self.open: list[Item] = []
+        self.waiting: list[Item] = []
+
+    def add(self, item: Item) -> list[list[Item]]:
+        """Take one sample; returns the groups that are complete now (usually none). ValueError if it can never fit."""
+        if item.num_tokens > self.tokens or item.num_tiles > self.tiles:
+            raise ValueError(
+                f"a sample of {item.num_tokens} tokens and {item.num_tiles} tiles does not fit a pack of "
+                f"{self.tokens} tokens and {self.tiles} tiles"
+            )
+        groups: list[list[Item]] = []
+        if self._fits(item):
+            self.open.append(item)
+        else:
+            self.waiting.append(item)
+        while self._full() or len(self.waiting) > self.window:
+            groups.append(self._close())
+        return groups
+
+    def flush(self) -> list[list[Item]]:
+        """Close everything that is still open or waiting."""
+        groups = []
+        while self.open:
+            groups.append(self._close())
+        return groups
+
+    def _fits(self, item: Item) -> bool:
+        return (
+            len(self.open) < self.samples
+            and sum(other.num_tokens for other in self.open) + item.num_tokens <= self.tokens
+            and sum(other.num_tiles for other in self.open) + item.num_tiles <= self.tiles
+        )
+
+    def _full(self) -> bool:
+        return len(self.open) >= self.samples or sum(item.num_tokens for item in self.open) >= self.tokens
+
+    def _close(self) -> list[Item]:
+        group, waiting = self.open, self.waiting
+        self.open, self.waiting = [], []
+        for item in waiting:
+            (self.open if self._fits(item) else self.waiting).append(item)
+        return group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pack:
+    """Several samples in one row, and which hidden states predict which supervised tokens with what weight.
+
+    The hidden state at position t predicts token t + 1: `target_index_N` holds those t, `targets_N` the tokens there.
+    """
+
+    input_ids_T: torch.Tensor
+    position_ids_T: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    tiles_IPHW: torch.Tensor
+    target_index_N: torch.Tensor
+    targets_N: torch.Tensor
+    weights_N: torch.Tensor
+    sample_ids: list[str]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the pack."""
+        return len(self.sample_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens in the pack, visual ones included; there is no padding."""
+        return len(self.input_ids_T)
+
+    @property
+    def num_targets(self) -> int:
+        """Supervised tokens."""
+        return len(self.targets_N)
+
+    @property
+    def loss_weight(self) -> float:
+        """Sum of the weights of the supervised tokens, in double precision."""
+        return float(self.weights_N.double().sum())
+
+    def to(self, device: torch.device | str) -> Pack:
+        """The same pack with its tensors on a device."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in self.__dataclass_fields__
+            if isinstance(getattr(self, name), torch.Tensor)
+        }
+        return replace(self, **moved)
+
+
+def merge(group: Sequence[Encoded], loss_weighting: LossWeighting = "token") -> Pack:
+    """Put samples one after the other into a Pack.
+
+    A supervised token counts 1 ("token"), 1 / n ("sample") or 1 / sqrt(n) ("sqrt"), n being the supervised tokens of
+    its sample. A sample's first token is predicted by nothing and is never a target.
+    """
+    lengths = np.array([item.num_tokens for item in group], dtype=np.int64)
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+    input_ids = np.concatenate([item.input_ids for item in group]).astype(np.int64)
+    predicted = [np.flatnonzero(item.supervised[1:]) for item in group]
+    index = np.concatenate([start + positions for start, positions in zip(borders, predicted, strict=False)])
+    counts = np.array([len(positions) for positions in predicted], dtype=np.float64)
+    power = {"token": 0.0, "sample": -1.0, "sqrt": -0.5}[loss_weighting]
+    weights = np.repeat(np.maximum(counts, 1.0) ** power, counts.astype(np.int64))
+    pictured = [item.tiles for item in group if item.num_tiles]
+    return Pack(
+        input_ids_T=torch.from_numpy(input_ids),
+        position_ids_T=torch.from_numpy(np.arange(len(input_ids)) - np.repeat(borders[:-1], lengths)),
+        cu_seqlens=torch.from_numpy(borders.astype(np.int32)),
+        max_seqlen=int(lengths.max()),
+        tiles_IPHW=torch.from_numpy(np.concatenate(pictured) if pictured else group[0].tiles.copy()),
+        target_index_N=torch.from_numpy(index),
+        targets_N=torch.from_numpy(input_ids[index + 1]),
+        weights_N=torch.from_numpy(weights.astype(np.float32)),
+        sample_ids=[item.id for item in group],
+    )
