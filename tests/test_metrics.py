@@ -71,10 +71,10 @@ def test_anls_is_bounded_and_right_answers_score_one(prediction: str, references
         ("3.50", "3.5"),
         ("1,234", "1234"),
         ("-7.", "-7"),
-        ("−7", "-7"),  # noqa: RUF001
+        ("−7", "-7"),
         (".5", ".5"),
         ("+4", "4"),
-        ("１２", "12"),  # noqa: RUF001
+        ("１２", "12"),
         ("two  red circles!", "2 red circles"),
         ("«no»", "«no»"),
     ],

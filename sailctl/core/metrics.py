@@ -10,13 +10,11 @@ import unicodedata
 from collections.abc import Collection, Sequence
 
 _NUMBER_WORDS = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
+    **{"zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7"},
+    **{"eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14"},
+    **{"fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20"},
 }
-_OUTER = r"\s\"'`“”‘’()\[\]{}*_,;:!?。，；：！？"  # noqa: RUF001 (full-width marks are meant)
+_OUTER = r"\s\"'`“”‘’()\[\]{}*_,;:!?。，；：！？"
 _LEADING = re.compile(rf"^(?:[{_OUTER}]|\.(?!\d))+")
 _TRAILING = re.compile(rf"[{_OUTER}.]+$")
 _ARTICLES = re.compile(r"^(?:(?:a|an|the)\s+)+(?=\S)")
@@ -69,7 +67,7 @@ def similarity(prediction: str, references: Sequence[str]) -> float:
 
 
 def anls(prediction: str, references: Sequence[str], threshold: float = 0.5) -> float:
-    """Average Normalised Levenshtein Similarity of one case: 1 - NL of the nearest reference if NL < `threshold`, else 0.
+    """Average Normalised Levenshtein Similarity, one case: 1 - NL of the nearest reference if NL < `threshold`, else 0.
 
     Source: Biten et al., "Scene Text Visual Question Answering", ICCV 2019, equation 1 (threshold 0.5). The mean over
     cases is the caller's.
@@ -136,7 +134,7 @@ def _one_similarity(left: str, right: str) -> float:
 
 
 def _normalise_once(text: str) -> str:
-    text = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("−", "-").split())  # noqa: RUF001
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().replace("−", "-").split())
     text = _TRAILING.sub("", _LEADING.sub("", text))
     text = _ARTICLES.sub("", text)
     return " ".join(_number(token) for token in text.split())

@@ -84,7 +84,7 @@ def _percentiles(tasks: Sequence[Sequence[float] | np.ndarray], seed: int) -> tu
     means_K = np.zeros(RESAMPLES)
     for task in tasks:
         values_N = np.asarray(task, dtype=np.float64)
-        # Counts of each item in a resample are multinomial: one K×N matrix product instead of K×N gathers.
+        # Counts of each item in a resample are multinomial: one matrix product instead of K*N gathers.
         counts_KN = rng.multinomial(len(values_N), np.full(len(values_N), 1 / len(values_N)), size=RESAMPLES)
         means_K += counts_KN @ values_N / len(values_N)
     means_K /= len(tasks)
