@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from sailctl.core.model.vlm import VisionLanguageModel
+from sailctl.core.model.weights import save_weights
+from sailctl.core.schema.model import LLMConfig, ModelConfig, VisionConfig
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>")
 
@@ -27,3 +33,47 @@ def tiny_tokenizer(folder: Path | None = None, *, special: tuple[str, ...] = SPE
     if folder is not None:
         tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def tiny_config(llm: str = "qwen2", vision: str = "internvit", **changes: Any) -> ModelConfig:
+    """A model of a few thousand parameters: 56-pixel tiles of 4 tokens, grouped queries (4 heads on 2)."""
+    tower = VisionConfig(
+        kind=vision,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=4,
+        num_heads=4,
+        image_size=56,
+        patch_size=14,
+        norm_eps=1e-6 if vision == "internvit" else 1e-5,
+        attention_bias=vision == "internvit",
+        layer_scale_init=1.0,
+    )
+    head_dim = None if llm == "qwen2" else 16
+    experts = {"num_experts": 4, "experts_per_token": 2, "moe_intermediate_size": 24} if llm == "qwen3_moe" else {}
+    language = LLMConfig(
+        kind=llm,
+        vocab_size=262,
+        hidden_size=40,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=head_dim,
+        tie_embeddings=llm == "qwen2",
+        **experts,
+    )
+    return ModelConfig(name="test", vision=tower, llm=language, max_tiles=4, **changes)
+
+
+def tiny_model(seed: int = 0, **options: Any) -> VisionLanguageModel:
+    """A random model of `tiny_config(**options)` whose image token is `tiny_tokenizer`'s."""
+    torch.manual_seed(seed)
+    return VisionLanguageModel(tiny_config(**options), image_token_id=261).eval()
+
+
+def tiny_checkpoint(folder: Path, seed: int = 0, **options: Any) -> VisionLanguageModel:
+    """A tiny model and tokenizer saved in our own layout; returns the model."""
+    model = tiny_model(seed, **options)
+    save_weights(model, tiny_tokenizer(), folder)
+    return model

@@ -30,7 +30,7 @@ def stock_config(config: LLMConfig) -> PreTrainedConfig:
         "num_attention_heads": config.num_heads,
         "num_key_value_heads": config.num_kv_heads,
         "tie_word_embeddings": config.tie_embeddings,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta, **(config.rope_scaling or {})},
         "rms_norm_eps": config.norm_eps,
         "max_position_embeddings": config.max_position_embeddings,
         "use_cache": True,
@@ -47,8 +47,13 @@ def stock_config(config: LLMConfig) -> PreTrainedConfig:
     return _CONFIGS[config.kind](**values)
 
 
+def model_class(config: LLMConfig) -> type[PreTrainedModel]:
+    """The transformers class of a language model."""
+    return _MODELS[config.kind]
+
+
 def build_llm(config: LLMConfig) -> PreTrainedModel:
     """A language model of this shape with transformers' own initial values."""
     stock = stock_config(config)
     stock._attn_implementation = VARLEN
-    return _MODELS[config.kind](stock)
+    return model_class(config)(stock)

@@ -42,14 +42,14 @@ class Segment:
 
 # The system texts are those of the public configurations; a model's own `system` goes before them.
 _INTERNVL_SYSTEM = (
-    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"  # noqa: RUF001
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
 )
 _QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 _INTERNVL = ChatTemplate("internvl2_5", _INTERNVL_SYSTEM, "\n")
-_SAIL = ChatTemplate("sail", "", "")
+_SAIL_SYSTEM = "你是由抖音内容理解组开发的多模态大模型，英文名叫UniVL, 是一个有用无害的人工智能助手。"
 TEMPLATES: dict[str, ChatTemplate] = {
-    "sail": _SAIL,
-    "sailvl-chat": _SAIL,
+    "sail": ChatTemplate("sail", "", ""),
+    "sailvl-chat": ChatTemplate("sailvl-chat", _SAIL_SYSTEM, ""),  # the name in released configs
     "internvl2_5": _INTERNVL,
     "internvl3": _INTERNVL,
     "qwen2": ChatTemplate("qwen2", _QWEN_SYSTEM, "\n"),

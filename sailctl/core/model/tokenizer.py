@@ -33,6 +33,8 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
             f"{folder}: no tokenizer (tokenizer.json, or vocab.json and merges.txt); "
             "copy the language model's tokenizer files there"
         )
+    for key in ("is_local", "local_files_only"):  # how it was loaded is nothing to save with it
+        tokenizer.init_kwargs.pop(key, None)
     # markers some checkpoints list as ordinary added tokens would be found inside what people write
     known = [marker for marker in MARKERS if token_id(tokenizer, marker) is not None]
     tokenizer.add_tokens([AddedToken(marker, special=True, normalized=False) for marker in known], special_tokens=True)

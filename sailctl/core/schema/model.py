@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,9 @@ class LLMConfig(Config):
     head_dim: int | None = None
     tie_embeddings: bool = False
     rope_theta: float = 1_000_000.0
+    rope_scaling: dict[str, Any] | None = (
+        None  # transformers' rope parameters other than theta, as a checkpoint has them
+    )
     norm_eps: float = 1e-6
     max_position_embeddings: int = 32768
     num_experts: int = 0
