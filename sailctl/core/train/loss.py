@@ -31,7 +31,7 @@ class HasHead(Protocol):
 def supervised_loss(
     model: HasHead, hidden_TD: Tensor, index_N: Tensor, targets_N: Tensor, weights_N: Tensor, chunk: int = 4096
 ) -> Tensor:
-    """Sum of `weights_N` times the cross-entropy of `targets_N` at positions `index_N` of `hidden_TD`; a float32 scalar.
+    """Sum of `weights_N` times the cross-entropy of `targets_N` at rows `index_N` of `hidden_TD`; a float32 scalar.
 
     At most `chunk` rows of logits exist at a time: with more rows each chunk is recomputed in the backward pass. One
     chunk alone is kept, since recomputing it would cost a second product and save nothing.

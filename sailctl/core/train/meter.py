@@ -50,7 +50,7 @@ class Summary:
 
 
 class Meter:
-    """Times the steps and appends to the logs; `samples` and `tokens` are cumulative, other counts are the step's own."""
+    """Times the steps and appends to the logs; `samples` and `tokens` are cumulative, other counts the step's own."""
 
     def __init__(self, run_dir: Path, stage: str, device: Device, counters: Counters) -> None:
         """Cut the logs back to the counters' step (what a killed run wrote beyond its checkpoint) and open them."""
@@ -61,7 +61,7 @@ class Meter:
             path = run_dir / name
             with storage_errors(path):
                 _cut(path, counters.steps)
-                self._files[name] = open(path, "a", encoding="utf-8", errors="backslashreplace")  # closed by `close`
+                self._files[name] = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - see close
         self._paths = {name: run_dir / name for name in LOGS}
         self._began = self._data_arrived = time.perf_counter()
 

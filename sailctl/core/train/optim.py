@@ -50,7 +50,7 @@ class Optimizers:
     """The one or two torch optimisers of a run, stepped together and saved by parameter name."""
 
     def __init__(self, model: nn.Module, train: TrainConfig) -> None:
-        """Build AdamW and, where asked for, Muon over the trainable parameters; UsageError when nothing is trainable."""
+        """Build AdamW and, where asked for, Muon over the trainable parameters; UsageError when there are none."""
         self.groups = parameter_groups(model, train)
         if not self.groups:
             raise UsageError(f"train.trainable {train.trainable} leaves no parameter to train")
@@ -110,8 +110,8 @@ class Optimizers:
         # A parameter that no gradient ever reached (a layer behind select_layer) rightly has no state.
         if extra or not by_parameter:
             raise CheckpointError(
-                f"{where}: the optimiser state of {len(by_parameter)} parameters does not fit the {len(names)} trainable "
-                f"ones; {len(extra)} are not trainable here ({', '.join(extra[:3]) or '-'})"
+                f"{where}: the optimiser state of {len(by_parameter)} parameters does not fit the "
+                f"{len(names)} trainable ones; {len(extra)} are not trainable here ({', '.join(extra[:3]) or '-'})"
             )
         for optimizer, groups in self._optimizers:
             state: dict[int, dict[str, Any]] = {}

@@ -54,7 +54,7 @@ def default_out(recipe: Recipe) -> Path:
 
 
 def sibling(recipe: Recipe, out: Path, stage: str) -> Path:
-    """The run of another stage of the same recipe: beside `out` where that is named after its stage, else the default."""
+    """The run of another stage of this recipe: beside `out` where that is named after its stage, else the default."""
     return (out.parent if out.name == recipe.stage else default_out(recipe).parent) / stage
 
 

@@ -42,7 +42,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     with storage_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        handle = open(run_dir / LOCK, "a+", encoding="utf-8")  # closed below
+        handle = open(run_dir / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
