@@ -1,8 +1,8 @@
 """Collect the word list and the text corpus of `sailctl synth` from documents every Python installation carries.
 
-Reads the standard library's docstrings, its topic help and its licence, and writes `words.txt` (words of 3 to 8 letters)
-and `text.txt` (runs of consecutive short words). Both files are checked in: the result depends on the Python version
-that ran this script, and the generator must give the same pixels on all of them.
+Reads the standard library's docstrings, its topic help and its licence, and writes `words.txt` (words of 3 to 8
+letters) and `text.txt` (runs of consecutive short words). Both files are checked in: the result depends on the Python
+version that ran this script, and the generator must give the same pixels on all of them.
 
     python scripts/make_lexicon.py sailctl/core/data/synth/data
 """
@@ -69,6 +69,17 @@ def by_hash(line: str) -> bytes:
     return hashlib.blake2b(line.encode(), digest_size=8).digest()
 
 
+def fitting(lines: list[str], used: int) -> list[str]:
+    """As many of the first lines as fit into the size of one data file."""
+    kept = []
+    for line in lines:
+        used += len(line) + 1
+        if used > MAX_BYTES:
+            break
+        kept.append(line)
+    return kept
+
+
 def main(folder: Path) -> None:
     """Write both files; print what they hold."""
     counts: collections.Counter[str] = collections.Counter()
@@ -79,22 +90,10 @@ def main(folder: Path) -> None:
             if 5 <= len(run) <= 14:
                 lines.add(" ".join(run))
     words = [word for word, count in counts.most_common() if count >= MIN_COUNT and re.search("[aeiouy]", word)]
-    kept: list[str] = []
-    for source, target in ((words, kept),):
-        used = 0
-        for word in source:
-            used += len(word) + 1
-            if used > MAX_BYTES:
-                break
-            target.append(word)
+    kept = fitting(words, 0)
     (folder / "words.txt").write_text("".join(f"{word}\n" for word in sorted(kept)), encoding="ascii")
-    header = "# Runs of words from the Python standard library's documentation and licence (PSF-2.0), for pictures of text.\n"
-    body, used = [], len(header)
-    for line in sorted(lines, key=by_hash):
-        used += len(line) + 1
-        if used > MAX_BYTES:
-            break
-        body.append(line)
+    header = "# Runs of words from the Python standard library's documentation and licence (PSF-2.0).\n"
+    body = fitting(sorted(lines, key=by_hash), len(header))
     (folder / "text.txt").write_text(header + "".join(f"{line}\n" for line in sorted(body)), encoding="ascii")
     print(f"{len(kept)} words, {len(body)} lines of text ({len(lines)} found)")
 

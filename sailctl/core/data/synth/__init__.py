@@ -6,6 +6,8 @@ business of `sailctl.core.data.sources`.
 
 from sailctl.core.data.synth.generate import generate
 from sailctl.core.data.synth.item import LEVELS, TASKS, SynthItem
+from sailctl.core.data.synth.layouts import item_to_record
+from sailctl.core.data.synth.shards import write_shards
 from sailctl.core.data.synth.words import vocabulary
 
-__all__ = ["LEVELS", "TASKS", "SynthItem", "generate", "vocabulary"]
+__all__ = ["LEVELS", "TASKS", "SynthItem", "generate", "item_to_record", "vocabulary", "write_shards"]

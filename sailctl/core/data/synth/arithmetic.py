@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sailctl.core.data.synth import words
 from sailctl.core.data.synth.canvas import CELL, Canvas, ink, shade
-from sailctl.core.data.synth.item import NATIVE_SIZE, Brief, Draw, SynthItem
+from sailctl.core.data.synth.item import Brief, Draw, SynthItem
 from sailctl.core.data.synth.scenes import COLOR_NAMES, shapes
 
 _LARGEST = (9, 9, 18)  # result of a sum, by level
@@ -20,7 +20,11 @@ def _sum(brief: Brief, draw: Draw) -> SynthItem:
     """`a+b=` and the like in cells of two by two patches. The result is drawn first: every result is equally likely."""
     result = draw.integer(0, _LARGEST[brief.level - 1])
     products = [(a, result // a) for a in range(2, 10) if result % a == 0 and 2 <= result // a <= 9]
-    signs = ["+"] if brief.level == 1 else ["+", *(["-"] if result <= 9 else []), *(["x"] if brief.level == 3 and products else [])]
+    signs = (
+        ["+"]
+        if brief.level == 1
+        else ["+", *(["-"] if result <= 9 else []), *(["x"] if brief.level == 3 and products else [])]
+    )
     sign = draw.choice(signs)
     if sign == "+":
         a = draw.integer(max(0, result - 9), min(9, result))

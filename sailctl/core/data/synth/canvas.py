@@ -1,4 +1,4 @@
-"""Drawing: textured backgrounds, characters in cells, shapes. Coordinates are native pixels (0..112), scaled when drawn.
+"""Drawing: textured backgrounds, characters in cells, shapes; in native pixels (0..112), scaled when drawn.
 
 One cell is 14 px, the patch size of the towers: a character fills one patch, a quadrant four by four of them.
 """
@@ -56,7 +56,9 @@ def _font(path: str | None, pixels: int) -> ImageFont.FreeTypeFont:
     try:
         return ImageFont.truetype(path, pixels, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
-        raise UsageError(f"--font {path}: cannot be read as a font ({error}); give a TrueType or OpenType file") from None
+        raise UsageError(
+            f"--font {path}: cannot be read as a font ({error}); give a TrueType or OpenType file"
+        ) from None
 
 
 @functools.lru_cache(maxsize=8192)
@@ -67,7 +69,9 @@ def _glyph(path: str | None, character: str, width: int, height: int) -> Image.I
     font = _font(path, max(4, round(height * factor)))
     left, _, right, _ = font.getbbox(character, anchor="ls")
     if bytes(font.getmask(character)) == bytes(font.getmask("\U0010fffe")) and not character.isspace():
-        raise UsageError(f"the font {path or 'embedded in Pillow'} has no glyph for {character!r}; give one with --font")
+        raise UsageError(
+            f"the font {path or 'embedded in Pillow'} has no glyph for {character!r}; give one with --font"
+        )
     drawn = max(1, math.ceil(right - left))
     mask = Image.new("L", (max(drawn, width), height), 0)
     ImageDraw.Draw(mask).text(
@@ -97,8 +101,9 @@ _POLYGONS: dict[str, list[tuple[float, float]]] = {
     "triangle": [(0.0, -0.95), (1.0, 0.85), (-1.0, 0.85)],
     "diamond": [(0.0, -1.1), (0.75, 0.0), (0.0, 1.1), (-0.75, 0.0)],
     "cross": [(x * a, y * b) for x, y, a, b in (
-        (-1, -1, 0.33, 1), (1, -1, 0.33, 1), (1, -1, 0.33, 0.33), (1, -1, 1, 0.33), (1, 1, 1, 0.33), (1, 1, 0.33, 0.33),
-        (1, 1, 0.33, 1), (-1, 1, 0.33, 1), (-1, 1, 0.33, 0.33), (-1, 1, 1, 0.33), (-1, -1, 1, 0.33), (-1, -1, 0.33, 0.33),
+        (-1, -1, 0.33, 1), (1, -1, 0.33, 1), (1, -1, 0.33, 0.33), (1, -1, 1, 0.33), (1, 1, 1, 0.33),
+        (1, 1, 0.33, 0.33), (1, 1, 0.33, 1), (-1, 1, 0.33, 1), (-1, 1, 0.33, 0.33), (-1, 1, 1, 0.33),
+        (-1, -1, 1, 0.33), (-1, -1, 0.33, 0.33),
     )],
     "star": _star(),
     "heart": _heart(),
@@ -125,7 +130,9 @@ class Canvas:
     def _points(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(x * self.scale, y * self.scale) for x, y in points]
 
-    def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color | None, edge: Color | None = None) -> None:
+    def rectangle(
+        self, left: float, top: float, right: float, bottom: float, fill: Color | None, edge: Color | None = None
+    ) -> None:
         """Fill and outline; right and bottom are exclusive."""
         scale = self.scale
         box = (left * scale, top * scale, right * scale - 1, bottom * scale - 1)

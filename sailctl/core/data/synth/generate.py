@@ -59,7 +59,9 @@ def check(task: str, level: int, split: str, size: int = NATIVE_SIZE, lang: str 
     if task == "ocr_word_unseen" and split == "train":
         raise UsageError("synth task 'ocr_word_unseen' shows held-out words, so it exists in the heldout split only")
     if not NATIVE_SIZE // 2 <= size <= MAX_SIZE:
-        raise UsageError(f"synth pictures of {size} px cannot be made; give a size from {NATIVE_SIZE // 2} to {MAX_SIZE}")
+        raise UsageError(
+            f"synth pictures of {size} px cannot be made; give a size from {NATIVE_SIZE // 2} to {MAX_SIZE}"
+        )
     if lang not in ("en", "zh"):
         raise UsageError(f"unknown synth language {lang!r}; use en or zh")
     if lang == "zh" and task not in CHINESE_TASKS:

@@ -15,12 +15,13 @@ from sailctl.core.data.synth.item import Split
 
 HELDOUT_PERCENT = 15
 # Running text cannot do without these, so they are never held out.
-FUNCTION_WORDS = frozenset(
-    "a an and any are as at be been but by can do does each for from had has have he her his if in into is it its may "
-    "more must no nor not of on one only or other our out over own shall she should so some such than that the their "
-    "them then there these they this those to two under up use used was we were what when where which who will with "
-    "without would you your".split()
-)
+_FUNCTION_WORDS = """
+a an and any are as at be been but by can do does each for from had has have he her his if in into is it its may
+more must no nor not of on one only or other our out over own shall she should so some such than that the their
+them then there these they this those to two under up use used was we were what when where which who will with
+without would you your
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def _percentile(text: str) -> int:
@@ -57,18 +58,21 @@ def words_by_length(heldout: bool, shortest: int, longest: int) -> tuple[str, ..
 def passages(split: Split, fewest: int, most: int, width: int) -> tuple[tuple[str, ...], ...]:
     """Pieces of real text wrapped into `fewest` to `most` full lines of at most `width` characters.
 
-    A single line holds at least two words. Train and held-out pieces come from different lines of the corpus, and train pieces hold no held-out word.
+    A single line holds at least two words. Train and held-out pieces come from different lines of the corpus and
+    never coincide; train pieces hold no held-out word.
     """
+    trained = frozenset(passages("train", fewest, most, width)) if split == "heldout" else frozenset()
     found: dict[tuple[str, ...], None] = {}
     for text in _read("text.txt"):
         if (_percentile(text) < HELDOUT_PERCENT) != (split == "heldout"):
             continue
         run = text.lower().split()
         for start in range(len(run)):
-            lines = _wrap(run[start:], most, width)
-            usable = split == "heldout" or heldout_words().isdisjoint(word for line in lines for word in line.split())
-            if len(lines) >= fewest and usable and (most > 1 or " " in lines[0]):
-                found[tuple(lines)] = None
+            lines = tuple(_wrap(run[start:], most, width))
+            if len(lines) < fewest or (most == 1 and " " not in lines[0]) or lines in trained:
+                continue
+            if split == "heldout" or heldout_words().isdisjoint(word for line in lines for word in line.split()):
+                found[lines] = None
     return tuple(found)
 
 

@@ -14,7 +14,9 @@ _TEXT_HEIGHT = 66  # px below a picture
 _GAP = 8
 
 
-def contact_sheet(items: Sequence[SynthItem], *, columns: int = 6, size: int = 168, font: str | None = None) -> Image.Image:
+def contact_sheet(
+    items: Sequence[SynthItem], *, columns: int = 6, size: int = 168, font: str | None = None
+) -> Image.Image:
     """Lay pictures out in rows of `columns`, each `size` px wide, with question and answer as text below."""
     rows = -(-len(items) // columns)
     sheet = Image.new("RGB", (columns * (size + _GAP) + _GAP, rows * (size + _TEXT_HEIGHT + _GAP) + _GAP), "white")

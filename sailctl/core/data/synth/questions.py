@@ -36,7 +36,9 @@ def closed_vqa(brief: Brief, draw: Draw) -> SynthItem:
     things = random_things(draw, level, count_for(draw, level))
     thing = things[0]
     asked_sides = ("side", "yes_side") if level > 1 else ()
-    kind = draw.choice(("color", "shape", "size", "place", "yes_color", "yes_there", "yes_there", "yes_color", *asked_sides))
+    kind = draw.choice(
+        ("color", "shape", "size", "place", "yes_color", "yes_there", "yes_there", "yes_color", *asked_sides)
+    )
     if kind == "place" and level > 1:
         kind = "more" if level == 3 else "yes_same"
     return _CLOSED[kind](brief, draw, things, thing, kind)
@@ -101,12 +103,14 @@ def _yes_color(brief: Brief, draw: Draw, things: list[Thing], thing: Thing, kind
     if answer == "no":
         taken = [other.color for other in things]
         thing.color = draw.choice([c for c in COLOR_NAMES if c not in taken])
-    return _item(brief, draw, things, words.YES_COLOR.format(shape=thing.shape, color=asked), answer, kind, words.YES_NO)
+    return _item(
+        brief, draw, things, words.YES_COLOR.format(shape=thing.shape, color=asked), answer, kind, words.YES_NO
+    )
 
 
 def _yes_there(brief: Brief, draw: Draw, things: list[Thing], thing: Thing, kind: str) -> SynthItem:
     answer = draw.choice(words.YES_NO)
-    question = words.YES_THERE.format(color=thing.color, shape=thing.shape)
+    question = words.YES_THERE.format(article=words.article(thing.color), color=thing.color, shape=thing.shape)
     if answer == "no":
         # A near miss: the asked colour or the asked shape is still there, not both.
         if draw.chance(0.5):

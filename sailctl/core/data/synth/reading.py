@@ -8,7 +8,7 @@ from sailctl.core.data.synth.scenes import COLOR_NAMES
 
 
 def text_qa(brief: Brief, draw: Draw) -> SynthItem:
-    """`level` + 1 facts about different people, things, colours and rooms, in random order; one of them is asked for."""
+    """`level` + 1 facts about people, things, colours and rooms, all different; one of them is asked for."""
     level = brief.level
     count = level + 1
     people, objects = draw.sample(words.PEOPLE, count), draw.sample(words.OBJECTS, count)
@@ -24,7 +24,9 @@ def text_qa(brief: Brief, draw: Draw) -> SynthItem:
             ]
             if level == 3:
                 questions.append((words.ASK_PERSON_COLOR.format(object=thing, person=person), color, "color"))
-            facts.append((words.HAS.format(person=person, color=color, object=thing), questions))
+            facts.append(
+                (words.HAS.format(person=person, article=words.article(color), color=color, object=thing), questions)
+            )
         elif form == "is_in":
             where = (words.ASK_WHERE.format(person=person), room, "room")
             who = (words.ASK_WHO_IN.format(room=room), person, "person")

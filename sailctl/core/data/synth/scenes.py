@@ -8,7 +8,13 @@ from sailctl.core.data.synth import chinese, words
 from sailctl.core.data.synth.canvas import Canvas, shade
 from sailctl.core.data.synth.item import Brief, Draw, SynthItem
 
-_CENTERS = {"center": (56, 56), "top left": (28, 28), "top right": (84, 28), "bottom left": (28, 84), "bottom right": (84, 84)}
+_CENTERS = {
+    "center": (56, 56),
+    "top left": (28, 28),
+    "top right": (84, 28),
+    "bottom left": (28, 84),
+    "bottom right": (84, 84),
+}
 COLOR_NAMES = tuple(words.COLORS)
 
 
@@ -45,7 +51,7 @@ def paint(brief: Brief, draw: Draw, things: list[Thing]) -> Canvas:
 
 
 def describe(level: int, things: list[Thing]) -> str:
-    """The detailed caption: how many, each thing with size, colour and place in reading order, and how two of them lie."""
+    """The detailed caption: how many things, each with size, colour and place in reading order, and how two lie."""
     ordered = sorted(things, key=lambda thing: words.PLACES.index(thing.place))
     parts = [words.CAPTION_FIRST.format(count=words.NUMBERS[len(things)])] if level == 3 and len(things) > 1 else []
     parts += [
@@ -71,7 +77,10 @@ def random_things(draw: Draw, level: int, count: int) -> list[Thing]:
     forms = draw.sample(shapes(level), count)
     colors = draw.sample(COLOR_NAMES, count)
     places = [draw.choice(words.PLACES)] if count == 1 else draw.sample(words.QUADRANTS, count)
-    return [Thing(form, color, draw.choice(words.SIZES), place) for form, color, place in zip(forms, colors, places, strict=True)]
+    return [
+        Thing(form, color, draw.choice(words.SIZES), place)
+        for form, color, place in zip(forms, colors, places, strict=True)
+    ]
 
 
 def count_for(draw: Draw, level: int) -> int:

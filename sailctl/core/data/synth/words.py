@@ -56,10 +56,11 @@ CLOSED_SIDE = "Is the {shape} {a} or {b} the {other}?"
 CLOSED_PLACE = "Is the {shape} in the {a} or in the {b}?"
 CLOSED_MORE = "Are there more {a} shapes or more {b} shapes?"
 YES_COLOR = "Is the {shape} {color}?"
-YES_THERE = "Is there a {color} {shape}?"
+YES_THERE = "Is there {article} {color} {shape}?"
 YES_SIDE = "Is the {shape} {side} the {other}?"
 YES_SAME = "Do the shapes have the same color?"
 YES_NO = ("yes", "no")
+ARTICLES = ("a", "an")
 SIDES = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -90,7 +91,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 PEOPLE = ("Tom", "Ann", "Ben", "Eva", "Max", "Zoe", "Sam", "Leo", "Kim", "Ida", "Ray", "Joy")
 OBJECTS = ("ball", "book", "cup", "hat", "box", "lamp", "kite", "bag", "key", "pen", "coin", "car")
 ROOMS = ("kitchen", "garden", "garage", "office", "attic", "cellar", "hall", "barn")
-HAS = "{person} has a {color} {object}."
+HAS = "{person} has {article} {color} {object}."
 IS_IN = "{person} is in the {room}."
 KEEPS = "The {object} is in the {room}."
 ASK_WHO = "Who has the {object}?"
@@ -100,6 +101,11 @@ ASK_PERSON_COLOR = "What color is the {object} of {person}?"
 ASK_WHERE = "Where is {person}?"
 ASK_WHO_IN = "Who is in the {room}?"
 ASK_WHERE_OBJECT = "Where is the {object}?"
+
+
+def article(word: str) -> str:
+    """The indefinite article before a word."""
+    return ARTICLES[word[0] in "aeiou"]
 
 
 @functools.cache

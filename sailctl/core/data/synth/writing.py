@@ -15,7 +15,9 @@ _CHINESE_CELL = 2 * CELL  # a character of many strokes needs four patches
 def _page(brief: Brief, draw: Draw) -> tuple[Canvas, Color]:
     """A background and an ink; at level 3 a quarter is light on dark."""
     if brief.level == 3 and draw.chance(0.25):
-        return Canvas(brief, draw, 30, 70), shade(draw, draw.choice(((245, 245, 245), (250, 230, 120), (150, 220, 250))))
+        return Canvas(brief, draw, 30, 70), shade(
+            draw, draw.choice(((245, 245, 245), (250, 230, 120), (150, 220, 250)))
+        )
     return Canvas(brief, draw, 190, 240), ink(draw)
 
 
@@ -42,7 +44,7 @@ def ocr_word(brief: Brief, draw: Draw) -> SynthItem:
 
 
 def ocr_text(brief: Brief, draw: Draw) -> SynthItem:
-    """Lines of real text in cells; at level 3 a quarter is in lower case. Lines of the answer are parted by new lines."""
+    """Lines of real text in cells; at level 3 a quarter is in lower case. New lines part the lines of the answer."""
     fewest, most = _LINES[brief.level - 1]
     lines = draw.choice(lexicon.passages(brief.split, fewest, most, COLUMNS))
     if not (brief.level == 3 and draw.chance(0.25)):
