@@ -186,7 +186,7 @@ def _named(paths: list[str]) -> Iterator[tuple[str, str]]:
     """Name each path after its file; equal names get a number, for sources are told apart by name."""
     used: set[str] = set()
     for path in paths:
-        base = name = re.sub(r"[^\w-]+", "-", Path(path).stem).strip("-") or "data"
+        base = name = re.sub(r"\W+", "-", Path(path).stem).strip("-") or "data"
         number = 1
         while name in used:
             number += 1
