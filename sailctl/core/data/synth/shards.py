@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.data.synth.generate import check
+from sailctl.core.data.synth.generate import check, generate
 from sailctl.core.data.synth.item import NATIVE_SIZE, TASKS, Language
 from sailctl.core.data.synth.layouts import BARE_CAPTION_TASKS, LAYOUTS, Layout, Part, assignment, write_part
 from sailctl.core.errors import UsageError
@@ -108,6 +108,8 @@ def write_shards(
     parts = plan_parts(spec, out, shard_size=shard_size, size=size, font=font, lang=lang, layout=layout)
     counts = count_samples(parts)
     about = _describe(parts, counts, shard_size)
+    for task in counts:  # a font that cannot be used is found before anything is written
+        generate(task, parts[0].levels[0], spec.seed, 0, spec.split, font=font, size=size, lang=lang)
     source = out / "samples.jsonl" if layout == "llava-json" else out
     if _claim(out, about):
         return Written(out, source, spec.samples, len(parts), counts, True)

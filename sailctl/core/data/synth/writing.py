@@ -21,9 +21,11 @@ def _page(brief: Brief, draw: Draw) -> tuple[Canvas, Color]:
     return Canvas(brief, draw, 190, 240), ink(draw)
 
 
-def _jitter(brief: Brief, draw: Draw) -> tuple[int, int]:
-    """How far writing is off the grid of cells, in pixels; only at level 3."""
-    return (draw.integer(-2, 2), draw.integer(-2, 2)) if brief.level == 3 else (0, 0)
+def _corner(brief: Brief, draw: Draw, x: int, y: int, width: int, height: int) -> tuple[int, int]:
+    """Where writing of this extent starts: at (x, y), at level 3 up to two pixels off, never over the edge."""
+    if brief.level == 3:
+        x, y = x + draw.integer(-2, 2), y + draw.integer(-2, 2)
+    return min(max(x, 0), NATIVE_SIZE - width), min(max(y, 0), NATIVE_SIZE - height)
 
 
 def ocr_word(brief: Brief, draw: Draw) -> SynthItem:
@@ -38,8 +40,8 @@ def ocr_word(brief: Brief, draw: Draw) -> SynthItem:
         question, cell = draw.choice(words.WORD_PROMPTS), CELL
     canvas, color = _page(brief, draw)
     column, row = draw.below(NATIVE_SIZE // cell - len(word) + 1), draw.below(NATIVE_SIZE // cell)
-    dx, dy = _jitter(brief, draw)
-    canvas.text(word, column * cell + dx, row * cell + dy, color, cell)
+    x, y = _corner(brief, draw, column * cell, row * cell, len(word) * cell, cell)
+    canvas.text(word, x, y, color, cell)
     return SynthItem(canvas.image, question, word, (word,), (), (), brief.task, brief.level, "word")
 
 
@@ -50,10 +52,11 @@ def ocr_text(brief: Brief, draw: Draw) -> SynthItem:
     if not (brief.level == 3 and draw.chance(0.25)):
         lines = tuple(line.upper() for line in lines)
     canvas, color = _page(brief, draw)
-    dx, dy = _jitter(brief, draw)
     first = draw.below(COLUMNS - len(lines) + 1)
+    width = max(map(len, lines)) * CELL
+    x, y = _corner(brief, draw, 0, first * CELL, width, len(lines) * CELL)
     for number, line in enumerate(lines):
-        canvas.text(line, dx, (first + number) * CELL + dy, color)
+        canvas.text(line, x, y + number * CELL, color)
     answer = "\n".join(lines)
     references = (answer,) if len(lines) == 1 else (answer, " ".join(lines))
     question = draw.choice(words.TEXT_PROMPTS)
