@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sailctl.core.bench.statistics import difference, score_flat_mean, score_graded, score_yes_no, wilson
@@ -63,6 +63,7 @@ def test_intervals_cover_about_95_percent() -> None:
     assert 180 <= inside <= 198
 
 
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=20), min_size=1, max_size=4))
 def test_the_interval_holds_the_score(tasks: list[list[float]]) -> None:
     score = score_flat_mean(tasks)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,16 @@ PARENTS = {"advance": "alignment", "anneal": "advance", "knowledge": "anneal", "
 ATTACK = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished recipe with a small bench after each stage; read-only by agreement."""
+    return fabricate(tmp_path_factory.mktemp("runs") / "tiny", items=9, steps=30)
+
+
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    """A finished recipe with a small bench after each stage."""
-    return fabricate(tmp_path / "tiny", items=9, steps=30)
+def runs(made_once: Path, tmp_path: Path) -> Path:
+    """A copy of those runs to change at will."""
+    return Path(shutil.copytree(made_once, tmp_path / "tiny"))
 
 
 def fabricate(folder: Path, *, stages: tuple[str, ...] = STAGES, items: int = 30, steps: int = 120) -> Path:

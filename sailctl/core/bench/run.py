@@ -94,6 +94,31 @@ def bench(
     return results
 
 
+def plan(checkpoint: Path, config: BenchConfig, out: Path, *, baselines: bool) -> dict[str, Any]:
+    """What `bench` would do, after looking that there is a checkpoint."""
+    from sailctl.core.model.weights import resolve_weights_dir
+
+    return {
+        "checkpoint": str(resolve_weights_dir(checkpoint)),
+        "suite": config.suite,
+        "seed": config.seed,
+        "tasks": ", ".join(task.name for task in TASKS),
+        "questions": config.samples * len(TASKS),
+        "models": "this one, blind, untrained" if baselines else "this one",
+        "out": str(out),
+    }
+
+
+def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the results for people, the overall score last."""
+    rows = []
+    for name, entry in [*results["tasks"].items(), ("overall", results["overall"])]:
+        low, high = entry["ci95"]
+        others = ["–" if entry[tier] is None else f"{entry[tier]:.3f}" for tier in ("blind", "chance", "untrained")]
+        rows.append([name, f"{entry['score']:.3f}", f"{low:.3f} to {high:.3f}", *others, str(entry["n"])])
+    return ["task", "score", "95% interval", "blind", "chance", "untrained", "n"], rows
+
+
 def summarise(
     items: Mapping[str, Sequence[Item]],
     values: Mapping[str, Mapping[str, list[float]]],

@@ -1,0 +1,62 @@
+"""`sailctl bench`: score a checkpoint on held-out questions, beside chance, its blind self and its untrained self."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sailctl.commands._options import CheckpointOpt, DeviceOpt, DryRunOpt, JsonOpt, OutOpt
+
+
+def bench(
+    suite: Annotated[str, typer.Option("--suite", help="Which questions: synth (ten held-out tasks).")] = "synth",
+    checkpoint: CheckpointOpt = None,
+    out: OutOpt = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Questions a task; without it the recipe's number.", min=1)
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Another seed asks other questions.")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Score the blind and the untrained model too.")
+    ] = True,
+    device: DeviceOpt = "auto",
+    dry_run: DryRunOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Score a checkpoint; without --checkpoint the newest run in runs/tiny. A rerun only asks what is not answered yet.
+
+    Examples
+
+    $ sailctl bench --suite synth --checkpoint runs/tiny/preference
+
+    $ sailctl bench --suite synth --checkpoint path/to/InternVL --out bench/internvl --samples 50 --json
+    """
+    from pathlib import Path
+
+    from sailctl.commands import output
+    from sailctl.core.bench.lineage import bench_config, check_suite, default_out, report_folder
+    from sailctl.core.bench.run import bench as run_bench
+    from sailctl.core.bench.run import plan, table
+    from sailctl.core.model.lookup import newest_run
+
+    check_suite(suite)
+    path = newest_run() if checkpoint is None else Path(checkpoint)
+    config = bench_config(path, samples=samples, seed=seed)
+    folder = out or default_out(path)
+    if dry_run:
+        planned = plan(path, config, folder, baselines=baselines)
+        if json:
+            output.emit_json(planned)
+        else:
+            output.emit_table("plan", ["what", ""], [[key, str(value)] for key, value in planned.items()])
+        return
+    with output.Reporter(json=json) as reporter:
+        results = run_bench(path, config, folder, device, reporter, baselines=baselines)
+    if json:
+        output.emit_json(results)
+        return
+    output.emit_table(f"{config.suite}, {results['overall']['n']} questions", *table(results))
+    output.emit_text(f"answers: {folder / 'samples.jsonl'}")
+    if (runs := report_folder(path)) is not None:
+        output.next_command(f"sailctl report --runs {runs}")

@@ -1,0 +1,84 @@
+"""Where a checkpoint comes from: its run, the recipe of that run, and the first run of its lineage.
+
+A run's folder names its parent in `run.json`; the first run of the chain has none. Only these small files are read, so
+checkpoints on the way may be gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import get_args
+
+from pydantic import ValidationError
+
+from sailctl.core.errors import CheckpointError, UsageError
+from sailctl.core.schema.bench import BenchConfig
+from sailctl.core.schema.load import explain, read_yaml
+from sailctl.core.schema.recipe import Recipe
+
+ABOUT, RECIPE = "run.json", "recipe.yaml"
+
+
+def run_of(path: Path) -> Path | None:
+    """The run folder that a run, a checkpoint or a checkpoint's weights folder belongs to."""
+    path = path.resolve()
+    # RUN, RUN/checkpoints/STEP or RUN/checkpoints/STEP/weights
+    places = (path, *path.parents[1:3])
+    return next((place for place in places if (place / ABOUT).is_file() and (place / RECIPE).is_file()), None)
+
+
+def root_run(checkpoint: Path) -> Path | None:
+    """The run a checkpoint's lineage began with; None where it did not begin with a run of ours."""
+    path, seen = checkpoint, set[Path]()
+    while (run := run_of(path)) is not None and run not in seen:
+        seen.add(run)
+        try:
+            parent = json.loads((run / ABOUT).read_text(encoding="utf-8")).get("parent")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{run / ABOUT}: is not a readable JSON file: {error}") from None
+        if parent is None:
+            return run
+        path = run / parent["checkpoint"]  # relative where the two are neighbours, absolute otherwise
+    return None
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The resolved recipe a run was made with."""
+    path = run / RECIPE
+    try:
+        return Recipe.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise CheckpointError(explain(error, Recipe, str(path))) from None
+
+
+def check_suite(name: str) -> None:
+    """Raise UsageError for a suite that does not exist."""
+    known = get_args(BenchConfig.model_fields["suite"].annotation)
+    if name not in known:
+        raise UsageError(f"suite '{name}' does not exist; suites: {', '.join(known)}")
+
+
+def bench_config(checkpoint: Path, *, samples: int | None = None, seed: int | None = None) -> BenchConfig:
+    """The `bench` section of the recipe that made a checkpoint (defaults for any other), with what was asked for."""
+    run = run_of(checkpoint)
+    config = BenchConfig() if run is None else recipe_of(run).bench
+    asked = {"samples": samples, "seed": seed}
+    return config.model_copy(update={key: value for key, value in asked.items() if value is not None})
+
+
+def default_out(checkpoint: Path) -> Path:
+    """`bench` in the checkpoint's run, `bench-STEP` for one checkpoint of it, `runs/bench/NAME` for a model folder."""
+    run, path = run_of(checkpoint), checkpoint.resolve()
+    if run is None:
+        return Path("runs/bench") / (path.name if path.name != "weights" else path.parent.name)
+    step = path if path.name != "weights" else path.parent
+    name = "bench" if step == run else f"bench-{step.name}"
+    return checkpoint / name if path == run else run / name
+
+
+def report_folder(checkpoint: Path) -> Path | None:
+    """The folder of runs whose report shows a bench of this checkpoint, as seen from here; None for a model folder."""
+    run = run_of(checkpoint)
+    return None if run is None else Path(os.path.relpath(run.parent))
