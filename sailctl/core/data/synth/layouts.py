@@ -6,6 +6,7 @@ half its size.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import tarfile
@@ -16,7 +17,6 @@ from typing import Any, Literal
 
 from sailctl.core.data.synth.generate import generate
 from sailctl.core.data.synth.item import Draw, Language, Split, SynthItem
-from sailctl.core.errors import UsageError
 from sailctl.core.files import atomic_write
 from sailctl.core.records import IMAGE_PLACEHOLDER
 
@@ -55,10 +55,16 @@ class Part:
         return self.folder / name.get(self.layout, f"{self.number:05d}.tar")
 
 
+@functools.lru_cache(maxsize=16)
+def _origin(seed: int, split: Split) -> tuple[int, int]:
+    """Where the sequence of tasks and levels starts."""
+    draw = Draw("mixture", seed, split)
+    return draw.below(1 << 32) << 32, draw.below(1 << 32) << 32
+
+
 def assignment(part: Part, ordinal: int) -> tuple[str, int]:
     """Task and level of a sample, from its ordinal and the mixture alone."""
-    origin = Draw("mixture", part.seed, part.split)
-    first, second = origin.below(1 << 32) << 32, origin.below(1 << 32) << 32
+    first, second = _origin(part.seed, part.split)
     at_task = ((first + ordinal * _STEP_TASK) & _MASK) / 2.0**64 * sum(weight for _, weight in part.tasks)
     at_level = ((second + ordinal * _STEP_LEVEL) & _MASK) * len(part.levels) >> 64
     chosen = part.tasks[-1][0]  # rounding may leave a remainder above the last weight
@@ -165,11 +171,8 @@ def _write_llava(part: Part) -> None:
 
 def _write_parquet(part: Part) -> None:
     """Columns `id`, `image` (struct of bytes and path, null without a picture), `conversations` and the annotations."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UsageError("pyarrow is not installed; install it, or use --format tar") from None
+    import pyarrow
+    import pyarrow.parquet
 
     text = pyarrow.string()
     schema = pyarrow.schema(
