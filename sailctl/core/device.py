@@ -1,4 +1,4 @@
-"""cpu, cuda and npu behind one small interface: dtype, autocast, seeds, memory, collectives, varlen attention, peak FLOP/s.
+"""cpu, cuda and npu behind one interface: dtype, autocast, seeds, memory, collectives, varlen attention, peak FLOP/s.
 
 The only file of the project that names an accelerator's own module. Kernels are chosen by what is there: flash-attn,
 torch's varlen attention, the NPU's fused attention, and SDPA one document at a time everywhere else.
@@ -207,8 +207,8 @@ class Device:
     ) -> torch.Tensor:
         """Attention inside each document of a pack, never across: (T, H, D) out.
 
-        `cu_seqlens` (documents + 1, int32) holds the documents' bounds; H is a multiple of K (grouped queries). No T x T
-        mask exists on any path.
+        `cu_seqlens` (documents + 1, int32) holds the documents' bounds; H is a multiple of K (grouped queries). No
+        T x T mask exists on any path.
         """
         half = q_THD.dtype in (torch.bfloat16, torch.float16)
         if self.kind == "cuda" and half and _flash_attn() is not None:

@@ -1,7 +1,7 @@
 """The language model's attention: varlen over the documents of a pack, plain SDPA everywhere else.
 
-Registered with transformers under one name. On the packed path the caller passes `cu_seq_lens_q` and a one-element mask,
-so that nobody builds a T x T one; in generation, where there is no `cu_seq_lens_q`, masks are the ordinary ones of SDPA.
+Registered with transformers under one name. On the packed path the caller passes `cu_seq_lens_q` and a one-element
+mask, so that nobody builds a T x T one; in generation, where there is no `cu_seq_lens_q`, masks are SDPA's own.
 
 Shapes: T packed tokens, H query heads, K key/value heads, D head width, B rows, S positions of a row.
 """

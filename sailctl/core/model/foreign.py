@@ -147,7 +147,7 @@ def _read_transformers(source: _Reader, folder: Path) -> ModelConfig:
         ps_version="v2",
         select_layer=layer,
         template=extra.get("template", _template_from_jinja(folder)),
-        system=extra.get("system", ""),
+        system=extra.values.get("system", ""),
         min_tiles=processor.get("min_patches", 1),
         max_tiles=processor.get("max_patches", 12),
         thumbnail=extra.get("thumbnail", True),

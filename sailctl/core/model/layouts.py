@@ -2,11 +2,13 @@
 
 Ours are the names of `VisionLanguageModel.state_dict()`: stock transformers modules under `vision`, `projector`, `llm`.
 
-| layout       | tower under     | its names                    | projector             | language model under                |
-|--------------|-----------------|------------------------------|-----------------------|-------------------------------------|
-| internvl     | vision_model    | InternViT's or AIMv2's first | mlp1                  | language_model                      |
-| transformers | vision_tower    | stock                        | multi_modal_projector | language_model (v5: model., lm_head)|
-| part         | nothing         | either                       | -                     | nothing                             |
+| layout       | tower under  | its names                       | projector             | language model under |
+|--------------|--------------|---------------------------------|-----------------------|----------------------|
+| internvl     | vision_model | InternViT's or AIMv2's original | mlp1                  | language_model       |
+| transformers | vision_tower | stock                           | multi_modal_projector | language_model       |
+| part         | (nothing)    | either                          | (none)                | (nothing)            |
+
+In memory transformers 5 calls the second `model.vision_tower`, `model.language_model` and so on; both are read.
 
 Shapes: E experts, D width, P patches.
 """
@@ -26,7 +28,7 @@ TowerNames = Literal["stock", "internvit", "aimv2"]
 
 @dataclass(frozen=True)
 class Entry:
-    """Some of our tensors and the foreign tensors that hold the same numbers; `load` is foreign to ours, `store` back."""
+    """Some of our tensors and the foreign ones that hold the same numbers; `load` turns theirs into ours."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]

@@ -60,20 +60,20 @@ def add_markers(tokenizer: PreTrainedTokenizerFast) -> int:
 
 @torch.no_grad()
 def ensure_tokens(tokenizer: PreTrainedTokenizerFast, model: VisionLanguageModel) -> None:
-    """Add the markers, grow the embeddings where ids no longer fit, and tell the model its image token.
+    """Add the markers, grow the embeddings where their ids do not fit, and tell the model its image token.
 
-    New rows start at the mean of the existing ones, so that no new token is louder than the rest.
+    New rows start at the mean of the existing ones, so that no new token is louder than the rest. Other tokens beyond
+    the embeddings (a processor's video token) never reach the model and grow nothing.
     """
     model.image_token_id = add_markers(tokenizer)
     size = model.llm.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= size:
+    needed = 1 + max(token_id(tokenizer, marker) or 0 for marker in MARKERS)
+    if needed <= size:
         return
-    model.llm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.llm.resize_token_embeddings(needed, mean_resizing=False)
     for weight in {model.llm.get_input_embeddings().weight, model.llm.get_output_embeddings().weight}:
         weight[size:] = weight[:size].mean(dim=0)
-    model.config = model.config.model_copy(
-        update={"llm": model.config.llm.model_copy(update={"vocab_size": len(tokenizer)})}
-    )
+    model.config = model.config.model_copy(update={"llm": model.config.llm.model_copy(update={"vocab_size": needed})})
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -68,8 +68,8 @@ def normalise(tiles_ICSS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def patch_features(tower: nn.Module, pixels_ICSS: torch.Tensor, select_layer: int) -> torch.Tensor:
     """Patch features (I, P, D) with the class token dropped, as `hidden_states[select_layer]` of the original code.
 
-    hidden_states holds the embeddings and then each layer's output: N + 1 entries. Only -1 means the tower's last hidden
-    state, which for AIMv2 includes the final norm; no other entry does, not even the last layer's own.
+    hidden_states holds the embeddings and then each layer's output: N + 1 entries. Only -1 means the tower's last
+    hidden state, which for AIMv2 includes the final norm; no other entry does, not even the last layer's own.
     """
     layers = layers_of(tower)
     depth = select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
@@ -82,7 +82,7 @@ def patch_features(tower: nn.Module, pixels_ICSS: torch.Tensor, select_layer: in
 
 
 def pixel_shuffle(features_IPD: torch.Tensor, factor: int, version: str) -> torch.Tensor:
-    """Merge `factor` x `factor` neighbouring patches into one of factor^2 times the width: (I, P / factor^2, D factor^2).
+    """Merge `factor` x `factor` neighbouring patches into one, factor^2 as wide: (I, P / factor^2, D factor^2).
 
     Channels of a merged patch come row by row. v2 keeps the tile's row order; v1, as first released, leaves rows and
     columns of the result swapped.

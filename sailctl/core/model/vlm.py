@@ -65,7 +65,7 @@ class VisionLanguageModel(nn.Module):
         if expected != found:
             raise DataError(
                 f"image tokens {expected} ≠ vision features {found} "
-                f"({num_tiles} tiles of {self.config.tokens_per_tile} tokens each); check the sample's image placeholders"
+                f"({num_tiles} tiles of {self.config.tokens_per_tile} tokens each); check the image placeholders"
             )
         if not num_tiles:
             return embeddings

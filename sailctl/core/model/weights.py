@@ -1,5 +1,5 @@
-"""Weights in: our own folders, run directories, original InternVL/SAIL-VL and transformers InternVL checkpoints. And out:
-our own layout. Other people's layouts are written in `export.py`; names and shapes live in `layouts.py`.
+"""Weights in, from our own folders, run directories, original InternVL/SAIL-VL and transformers InternVL checkpoints;
+and out, in our own layout. Other people's layouts are written in `export.py`; names and shapes live in `layouts.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from sailctl.core.device import Device
 from sailctl.core.errors import CheckpointError, UsageError
 from sailctl.core.files import storage_errors, write_json
 from sailctl.core.model import foreign, layouts
-from sailctl.core.model.initialise import reset_weights
 from sailctl.core.model.presets import model_config
 from sailctl.core.model.shards import TensorFolder
 from sailctl.core.model.tokenizer import add_markers, ensure_tokens, load_tokenizer, token_id
@@ -33,7 +32,7 @@ CONFIG_NAME, WEIGHTS_NAME = "sailctl_config.json", "model.safetensors"
 
 @dataclass
 class Loaded:
-    """A model ready to use; `lineage` is what its folder says about where the weights come from, if anything."""
+    """A model ready to use; `lineage` is the `run.json` of the run that made it, if one did."""
 
     model: VisionLanguageModel
     tokenizer: PreTrainedTokenizerFast
@@ -100,9 +99,9 @@ def _load_own(
             "<IMG_CONTEXT>; the folder's files are from different checkpoints"
         )
     model = _allocate(config, image_token_id, dtype or _stored_dtype(tensors))
-    table = [layouts.same(name) for name in _own_names(model)]
-    _fill(model, tensors, table, extra=tensors.names - _own_names(model).keys())
-    return Loaded(model.to(device.torch).eval(), tokenizer, config, values.get("lineage"))
+    table = [layouts.same(name) for name in own_tensors(model)]
+    _fill(model, tensors, table, extra=tensors.names - own_tensors(model).keys())
+    return Loaded(model.to(device.torch).eval(), tokenizer, config, _lineage(folder))
 
 
 def init_model(section: ModelSection, recipe_dir: Path) -> Loaded:
@@ -135,20 +134,7 @@ def init_model(section: ModelSection, recipe_dir: Path) -> Loaded:
     return Loaded(model, tokenizer, model.config, None)
 
 
-def fresh_projector(model: VisionLanguageModel, seed: int) -> None:
-    """Give a model a new random projector, drawn from `seed` alone (what training's first stage starts from)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        reset_weights(model.projector)
-
-
-def save_weights(
-    model: VisionLanguageModel,
-    tokenizer: PreTrainedTokenizerFast,
-    folder: Path,
-    *,
-    lineage: dict[str, Any] | None = None,
-) -> None:
+def save_weights(model: VisionLanguageModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write our own layout into a folder: `model.safetensors`, configs, tokenizer. Equal weights give equal bytes.
 
     Everything is fsynced; the caller makes the folder appear at once by renaming it. Raises StorageError.
@@ -156,9 +142,9 @@ def save_weights(
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)
-        write_tensors(_own_names(model), folder / WEIGHTS_NAME)
+        write_tensors(own_tensors(model), folder / WEIGHTS_NAME)
     values = {"format": 1, "image_token_id": model.image_token_id, "model": model.config.model_dump(mode="json")}
-    write_json(folder / CONFIG_NAME, values | ({"lineage": lineage} if lineage is not None else {}))
+    write_json(folder / CONFIG_NAME, values)
     write_json(folder / "config.json", {"model_type": "sailctl", "architectures": ["VisionLanguageModel"]})
 
 
@@ -178,7 +164,7 @@ def fill(
     tied: bool,
 ) -> None:
     """Fill the named modules of a model from a foreign checkpoint; every tensor on both sides is accounted for."""
-    wanted = {name: value.shape for name, value in _own_names(model).items() if name.split(".")[0] in modules}
+    wanted = {name: value.shape for name, value in own_tensors(model).items() if name.split(".")[0] in modules}
     table = layouts.entries(wanted, layout)
     known = {name for entry in table for name in entry.theirs} | layouts.ignored(tensors.names, layout, tied=tied)
     _fill(model, tensors, table, extra=tensors.names - known)
@@ -212,12 +198,18 @@ def _fill(model: VisionLanguageModel, tensors: TensorFolder, table: list[layouts
             ours[name].copy_(value)
 
 
-def _own_names(model: VisionLanguageModel) -> dict[str, torch.Tensor]:
+def own_tensors(model: VisionLanguageModel) -> dict[str, torch.Tensor]:
     """The tensors of a model by our names; a tied head is its embedding and not written twice."""
     state = model.state_dict()
     if model.config.llm.tie_embeddings:
         state.pop("llm.lm_head.weight", None)
     return state
+
+
+def _lineage(folder: Path) -> dict[str, Any] | None:
+    """The `run.json` of the run whose checkpoint this is: RUN/checkpoints/NAME/weights."""
+    path = folder.absolute().parent.parent.parent / "run.json"
+    return foreign.read_json(path) if folder.name == "weights" and path.is_file() else None
 
 
 def _allocate(config: ModelConfig, image_token_id: int, dtype: torch.dtype) -> VisionLanguageModel:

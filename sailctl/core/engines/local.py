@@ -1,0 +1,172 @@
+"""The local model as an engine: requests in, completions out, in batches of similar length.
+
+Tiling, templates and decoding happen here as in training; sampling itself is the model's (`core/model/vlm.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from sailctl.core import images
+from sailctl.core.device import Device
+from sailctl.core.errors import DataError, SampleError, UsageError
+from sailctl.core.model.template import chat_template, encode_turns
+from sailctl.core.model.tokenizer import stop_ids
+from sailctl.core.model.vlm import VisionLanguageModel
+from sailctl.core.records import IMAGE_PLACEHOLDER, Turn
+
+MAX_IMAGE_PIXELS = 100_000_000  # a picture with more is a decompression bomb, not a question
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question: turns that end with the user's, its pictures, and how to answer.
+
+    Pictures the turns show no `<image>` for are put before the first user turn. `max_tiles` None is the model's own.
+    """
+
+    turns: tuple[Turn, ...]
+    images: tuple[Image.Image | bytes, ...]
+    max_new_tokens: int
+    temperature: float = 0.0
+    max_tiles: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer: its text, the ids drawn (with the stop token, if one was), the prompt's ids, all tiles shown."""
+
+    text: str
+    token_ids: list[int]
+    prompt_ids: list[int]
+    num_tiles: int
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    request: Request
+    prompt_ids: list[int]
+    num_tiles: int
+
+
+class LocalEngine:
+    """Greedy or sampled generation with a KV cache; batches hold up to `batch_size` requests of similar length."""
+
+    def __init__(
+        self, model: VisionLanguageModel, tokenizer: PreTrainedTokenizerFast, device: Device, *, batch_size: int = 64
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.device = device
+        self.batch_size = batch_size
+        self._template = chat_template(model.config.template, model.config.system)
+        self._stops = stop_ids(tokenizer)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Answer every request, in the order given.
+
+        Raises DataError naming the request for a picture that cannot be read or placeholders that match no picture,
+        UsageError for a prompt longer than the model's positions.
+        """
+        prepared = [self._prepare(index, request) for index, request in enumerate(requests)]
+        order = sorted(range(len(prepared)), key=lambda index: _batch_key(prepared[index]))
+        completions: list[Completion | None] = [None] * len(prepared)
+        for _, same in itertools.groupby(order, key=lambda index: _batch_key(prepared[index])[:2]):
+            alike = list(same)
+            for start in range(0, len(alike), self.batch_size):
+                batch = alike[start : start + self.batch_size]
+                answers = self._answer([prepared[index] for index in batch])
+                for index, completion in zip(batch, answers, strict=True):
+                    completions[index] = completion
+        return [completion for completion in completions if completion is not None]
+
+    def _prepare(self, index: int, request: Request) -> _Prepared:
+        config = self.model.config
+        try:
+            counts = [images.num_tiles(*_size(image), **self._tiling(request)) for image in request.images]
+            turns = _with_placeholders(request.turns, len(counts))
+            prompt_ids, _ = encode_turns(
+                self.tokenizer, self._template, turns, counts, config.tokens_per_tile, add_generation_prompt=True
+            )
+        except SampleError as error:
+            raise DataError(f"request {index}: {error}") from error
+        limit = config.llm.max_position_embeddings
+        if len(prompt_ids) + request.max_new_tokens > limit:
+            raise UsageError(
+                f"request {index}: {len(prompt_ids)} prompt tokens + {request.max_new_tokens} new ones > {limit}, the "
+                "model's longest text; ask for fewer, or show fewer tiles"
+            )
+        return _Prepared(request, prompt_ids, sum(counts))
+
+    def _answer(self, batch: list[_Prepared]) -> list[Completion]:
+        first = batch[0].request
+        rows = self.model.generate(
+            [item.prompt_ids for item in batch],
+            [self._tiles(item.request) for item in batch],
+            max_new_tokens=first.max_new_tokens,
+            temperature=first.temperature,
+            eos_ids=self._stops,
+        )
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+        return [
+            Completion(text, row, item.prompt_ids, item.num_tiles)
+            for text, row, item in zip(texts, rows, batch, strict=True)
+        ]
+
+    def _tiles(self, request: Request) -> torch.Tensor | None:
+        if not request.images:
+            return None
+        tiles = []
+        for image in request.images:
+            try:
+                picture = _picture(image)
+            except SampleError as error:
+                raise DataError(f"picture: {error}") from error
+            tiles.append(torch.from_numpy(images.tile(picture, **self._tiling(request))))
+        return torch.cat(tiles).to(self.device.torch)
+
+    def _tiling(self, request: Request) -> dict[str, int | bool]:
+        config = self.model.config
+        most = request.max_tiles or config.max_tiles
+        return {
+            "tile_size": config.vision.image_size,
+            "min_tiles": min(config.min_tiles, most),
+            "max_tiles": most,
+            "thumbnail": config.thumbnail,
+        }
+
+
+def _batch_key(item: _Prepared) -> tuple[int, float, int]:
+    return item.request.max_new_tokens, item.request.temperature, len(item.prompt_ids)
+
+
+def _with_placeholders(turns: tuple[Turn, ...], num_images: int) -> tuple[Turn, ...]:
+    """Put `<image>` lines before the first user turn where a conversation with pictures shows none."""
+    shown = any(IMAGE_PLACEHOLDER in turn.text for turn in turns if turn.role == "user")
+    if shown or not num_images:
+        return turns
+    first = next((index for index, turn in enumerate(turns) if turn.role == "user"), 0)
+    text = f"{IMAGE_PLACEHOLDER}\n" * num_images + turns[first].text
+    return (*turns[:first], Turn("user", text), *turns[first + 1 :])
+
+
+def _size(image: Image.Image | bytes) -> tuple[int, int]:
+    return image.size if isinstance(image, Image.Image) else images.image_size(image)
+
+
+def _picture(image: Image.Image | bytes) -> Image.Image:
+    """An RGB picture; what is not one yet goes through the one decoder, which knows alpha, palettes and depths."""
+    if isinstance(image, Image.Image):
+        if image.mode == "RGB":
+            return image
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", compress_level=0)
+        image = buffer.getvalue()
+    return images.decode(image, max_pixels=MAX_IMAGE_PIXELS)
