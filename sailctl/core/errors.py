@@ -58,3 +58,4 @@ class SampleError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.key = ""  # the sample's name in its source, filled in by the source

@@ -64,6 +64,14 @@ class FirstFit(Generic[Item]):
         self.tokens, self.tiles, self.samples, self.window = tokens, tiles, samples, window
         self.open: list[Item] = []
         self.waiting: list[Item] = []
+        self._open_tokens = self._open_tiles = 0
+
+    def restore(self, open: Sequence[Item], waiting: Sequence[Item]) -> None:
+        """Go on from a saved state."""
+        self._clear()
+        for item in open:
+            self._put(item)
+        self.waiting = list(waiting)
 
     def add(self, item: Item) -> list[list[Item]]:
         """Take one sample; returns the groups that are complete now (usually none). ValueError if it can never fit."""
@@ -74,7 +82,7 @@ class FirstFit(Generic[Item]):
             )
         groups: list[list[Item]] = []
         if self._fits(item):
-            self.open.append(item)
+            self._put(item)
         else:
             self.waiting.append(item)
         while self._full() or len(self.waiting) > self.window:
@@ -91,18 +99,30 @@ class FirstFit(Generic[Item]):
     def _fits(self, item: Item) -> bool:
         return (
             len(self.open) < self.samples
-            and sum(other.num_tokens for other in self.open) + item.num_tokens <= self.tokens
-            and sum(other.num_tiles for other in self.open) + item.num_tiles <= self.tiles
+            and self._open_tokens + item.num_tokens <= self.tokens
+            and self._open_tiles + item.num_tiles <= self.tiles
         )
 
     def _full(self) -> bool:
-        return len(self.open) >= self.samples or sum(item.num_tokens for item in self.open) >= self.tokens
+        return len(self.open) >= self.samples or self._open_tokens >= self.tokens
+
+    def _put(self, item: Item) -> None:
+        self.open.append(item)
+        self._open_tokens += item.num_tokens
+        self._open_tiles += item.num_tiles
+
+    def _clear(self) -> None:
+        self.open, self._open_tokens, self._open_tiles = [], 0, 0
 
     def _close(self) -> list[Item]:
         group, waiting = self.open, self.waiting
-        self.open, self.waiting = [], []
+        self._clear()
+        self.waiting = []
         for item in waiting:
-            (self.open if self._fits(item) else self.waiting).append(item)
+            if self._fits(item):
+                self._put(item)
+            else:
+                self.waiting.append(item)
         return group
 
 

@@ -1,0 +1,98 @@
+"""What a worker process does: read, decode, tile and tokenise one draw; and how such processes start and end.
+
+Workers come from a fork server: the training process holds a model, threads and perhaps an accelerator, and forking
+that can deadlock; spawning would import torch anew in every worker. The fork server imports once, runs nothing, and
+hands out clean children in milliseconds; later loaders of the same process use it again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from sailctl.core.data.encode import SampleEncoder
+from sailctl.core.data.order import Ref
+from sailctl.core.data.packing import Encoded
+from sailctl.core.data.sources import Source
+from sailctl.core.errors import DataError, SampleError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fetched:
+    """What became of a draw: an encoded sample, a row for the reject log, or a failure that ends the run."""
+
+    ref: Ref
+    encoded: Encoded | None = None
+    reject: dict[str, Any] | None = None
+    failure: str = ""
+
+
+class Fetcher:
+    """A map from draws to Fetched; pure, so that it does not matter which process evaluates it."""
+
+    def __init__(self, sources: Sequence[Source], encoder: SampleEncoder) -> None:
+        self.sources = sources
+        self.encoder = encoder
+
+    def __getitem__(self, ref: Ref) -> Fetched:
+        source = self.sources[ref.source]
+        key = ""
+        try:
+            sample = source.read(ref.ordinal)
+            key = sample.key
+            return Fetched(ref, self.encoder.encode(sample))
+        except SampleError as error:
+            row = {
+                "source": source.name,
+                "key": key or error.key,
+                "ordinal": ref.ordinal,
+                "epoch": ref.epoch,
+                "reason": error.reason,
+                "detail": error.detail,
+            }
+            return Fetched(ref, reject=row)
+        except DataError as error:  # as text: an exception would arrive with a worker's traceback
+            return Fetched(ref, failure=str(error))
+
+
+def worker_context(modules: Sequence[str]) -> BaseContext:
+    """The multiprocessing context workers start from; begins importing `modules` in the background right away."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.utils.data", __name__, *modules])
+    # Ctrl-C goes to the whole process group. The mask is inherited: neither the server nor a child on its way up has a
+    # moment in which it would print a traceback.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return context
+
+
+def start_worker(worker: int) -> None:
+    """Set up a worker process: stopping is the parent's decision, its death is ours, and one thread is enough.
+
+    SIGINT and SIGTERM reach the whole group when a user or a cluster stops a run; the parent still needs this worker to
+    finish its step and save.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if (parent := multiprocessing.parent_process()) is not None:
+        # the parent of a fork server's child is the server, which would outlive a killed trainer: watch the trainer
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

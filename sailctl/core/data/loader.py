@@ -1,0 +1,289 @@
+"""The loader: `next(loader)` is one optimiser step's worth of packs, the same at every number of workers and ranks.
+
+Order, packing and state live in `order.py`, `packing.py` and `lane.py`; here they are driven by a torch DataLoader that
+fetches draws in worker processes, in order and ahead of need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from sailctl.core.data.encode import SampleEncoder
+from sailctl.core.data.fetch import Fetched, Fetcher, start_worker, worker_context
+from sailctl.core.data.lane import Lane
+from sailctl.core.data.order import Mixture, Order, Ref
+from sailctl.core.data.packing import FirstFit, LossWeighting, Pack, merge
+from sailctl.core.data.sources import open_source
+from sailctl.core.errors import DataError, SampleError, UsageError
+from sailctl.core.schema.data import DataConfig
+
+MIN_SEEN = 50  # rejects are judged as a rate from here on
+_PROBED = 64  # samples of lane 0 that are measured to size the batch
+_PREFETCH_BYTES = 1 << 30  # decoded tiles that may wait, over all workers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """This rank's part of one optimiser step; all numbers are sums over its packs."""
+
+    packs: list[Pack]
+    num_samples: int
+    num_tokens: int
+    loss_weight: float
+    rejects: list[dict[str, Any]]
+    truncated: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    num_tokens: int
+    num_tiles: int
+
+
+class Loader:
+    """An endless iterator of Steps over the mixture of `data.sources`; epochs follow one another without a gap.
+
+    `encoder` needs `encode(sample)` and `measure(sample)` and must be picklable when `data.workers` > 0. Raises
+    UsageError for missing or empty sources and lanes that ranks do not divide, DataError when shards are lost or more
+    than `data.max_reject_rate` of at least 50 samples are broken.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        encoder: SampleEncoder,
+        *,
+        seed: int,
+        global_batch_samples: int,
+        loss_weighting: LossWeighting = "token",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not data.sources:
+            raise UsageError("no data: data.sources is empty; give --data PATH or list sources in the recipe")
+        if data.lanes % world:
+            raise UsageError(f"data.lanes {data.lanes} is not divisible by {world} ranks; set data.lanes to a multiple")
+        if global_batch_samples < data.lanes:
+            raise UsageError(
+                f"train.global_batch_samples {global_batch_samples} < data.lanes {data.lanes}; every lane gives a "
+                "sample a step: lower data.lanes"
+            )
+        self.data = data
+        self.encoder = encoder
+        self.seed = seed
+        self.global_batch_samples = global_batch_samples
+        self.loss_weighting = loss_weighting
+        if data.workers:  # imports begin while sources are indexed and the model is loaded
+            tokenizer = getattr(encoder, "tokenizer", None)
+            self._context = worker_context([type(thing).__module__ for thing in (encoder, tokenizer) if thing])
+        self.sources = [open_source(source) for source in data.sources]
+        mixture = Mixture([len(source) for source in self.sources], [source.weight for source in data.sources])
+        self.order = Order(mixture, seed, data.lanes, data.shuffle)
+        per_rank = data.lanes // world
+        self.lanes = [
+            Lane(self.order, lane, FirstFit(data.pack_tokens, data.pack_tiles, 1, data.pack_window))
+            for lane in range(rank * per_rank, (rank + 1) * per_rank)
+        ]
+        self._by_number = {lane.lane: lane for lane in self.lanes}
+        self.packs_per_lane = 0  # with pack_samples: chosen before the first step, kept in the state
+        self.pack_samples = 0
+        self._prefetched: Iterator[Fetched] | None = None
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples in all the sources together, broken ones included."""
+        return sum(len(source) for source in self.sources)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Source names and content fingerprints, for a run's lineage."""
+        return {source.name: source.fingerprint() for source in self.sources}
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Step:
+        if self._prefetched is None:
+            self._start()
+        rejects: list[dict[str, Any]] = []
+
+        def on_reject(row: dict[str, Any]) -> None:
+            rejects.append(row)
+            self._judge_rejects(row)
+
+        groups = [lane.next_group(self._pump, on_reject) for lane in self.lanes for _ in range(self.packs_per_lane)]
+        packs = [merge(group, self.loss_weighting) for group in groups]
+        return Step(
+            packs=packs,
+            num_samples=sum(pack.num_samples for pack in packs),
+            num_tokens=sum(pack.num_tokens for pack in packs),
+            loss_weight=math.fsum(pack.loss_weight for pack in packs),
+            rejects=rejects,
+            truncated=sum(item.truncated for group in groups for item in group),
+        )
+
+    def _judge_rejects(self, last: dict[str, Any]) -> None:
+        seen = sum(lane.seen for lane in self.lanes)
+        reasons = sum((lane.rejected for lane in self.lanes), Counter())
+        rejected = reasons.total()
+        if seen < MIN_SEEN or (rejected <= self.data.max_reject_rate * seen and rejected < seen):
+            return
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        raise DataError(
+            f"{rejected} of {seen} samples rejected > data.max_reject_rate {self.data.max_reject_rate} ({counts}); "
+            f"last: {last['source']} {last['key']}: {last['detail']}"
+        )
+
+    # --- sizes ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        sizes = self._probe()
+        if not self.packs_per_lane:
+            per_lane = self.global_batch_samples / self.data.lanes
+            held = samples_per_pack(sizes, self.data, enough=math.ceil(per_lane))
+            self.packs_per_lane = max(1, round(per_lane / held))
+            self.pack_samples = math.ceil(per_lane / self.packs_per_lane)
+        for lane in self.lanes:
+            lane.packer.samples = self.pack_samples
+        self._prefetched = iter(self._data_loader(sizes))
+
+    def _probe(self) -> list[_Size]:
+        """Sizes of the first samples of lane 0, which is the same on every rank; broken ones are left out."""
+        sizes = []
+        for position in range(_PROBED):
+            ref = self.order.ref(0, position)
+            try:
+                sizes.append(_Size(*self.encoder.measure(self.sources[ref.source].read(ref.ordinal))))
+            except SampleError:
+                continue  # met again, and counted, when its turn comes
+        return sizes or [_Size(self.data.pack_tokens, 1)]
+
+    def _data_loader(self, sizes: Sequence[_Size]) -> DataLoader:
+        workers = self.data.workers
+        options: dict[str, Any] = {}
+        if workers:
+            # a whole step ahead, so that workers are busy while the step computes, as far as memory allows
+            mean_bytes = sum(size.num_tiles for size in sizes) / len(sizes) * 3 * self.encoder.tile_size**2 + 1
+            step_samples = len(self.lanes) * self.packs_per_lane * self.pack_samples
+            ahead = max(2 * workers, min(2 * step_samples, int(_PREFETCH_BYTES / mean_bytes)))
+            options = {
+                "multiprocessing_context": self._context,
+                "worker_init_fn": start_worker,
+                "prefetch_factor": math.ceil(ahead / workers),
+            }
+        return DataLoader(
+            Fetcher(self.sources, self.encoder),  # type: ignore[arg-type]
+            sampler=_Draws(self.lanes),
+            batch_size=None,
+            collate_fn=_as_it_is,  # the default would turn arrays into tensors and send them through /dev/shm
+            num_workers=workers,
+            generator=torch.Generator(),  # else it would draw its seed from the global one, and training change with it
+            **options,
+        )
+
+    def _pump(self) -> None:
+        """Let one more fetched draw arrive at its lane."""
+        assert self._prefetched is not None
+        try:
+            fetched = next(self._prefetched)
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+                raise
+            raise DataError(
+                f"a data worker process died ({str(error).splitlines()[0]}); "
+                f"if memory ran out, lower data.workers {self.data.workers}"
+            ) from error
+        self._by_number[fetched.ref.lane].arrive(fetched)
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stand after the step last returned, as JSON; of the lanes, this rank's."""
+        return {
+            "seed": self.seed,
+            "num_lanes": self.data.lanes,
+            "global_batch_samples": self.global_batch_samples,
+            "packs_per_lane": self.packs_per_lane,
+            "pack_samples": self.pack_samples,
+            "shares": self.order.mixture.shares,
+            "sources": self.fingerprints(),
+            "lanes": {str(lane.lane): lane.state_dict() for lane in self.lanes},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where a saved state stood; must come before the first step.
+
+        Raises UsageError naming what differs when the data, their mixture or the lanes are not those of the state.
+        """
+        if self._prefetched is not None:
+            raise RuntimeError("load_state_dict after the first step")
+        mine = self.state_dict()
+        for key, what in (
+            ("seed", "train.seed"),
+            ("num_lanes", "data.lanes"),
+            ("sources", "the content of data.sources"),
+            ("shares", "data.sources[].weight"),
+        ):
+            if state[key] != mine[key]:
+                raise UsageError(
+                    f"cannot resume: {what} has changed from {state[key]} to {mine[key]}; "
+                    "restore it, or begin a new run in another --out"
+                )
+        if state["global_batch_samples"] == self.global_batch_samples:
+            self.packs_per_lane, self.pack_samples = state["packs_per_lane"], state["pack_samples"]
+        for lane in self.lanes:
+            if str(lane.lane) not in state["lanes"]:
+                raise UsageError(f"cannot resume: the state holds lanes {', '.join(state['lanes'])}, not {lane.lane}")
+            lane.load_state_dict(state["lanes"][str(lane.lane)])
+
+    def close(self) -> None:
+        """Stop the workers and close the shards; the loader cannot go on afterwards."""
+        shut_down = getattr(self._prefetched, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+        for source in self.sources:
+            source.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Draws:
+    """The draws to fetch next, for ever: always of the lane that has the fewest under way.
+
+    Which lanes take turns does not change what any of them gets, only how evenly they are served.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
+
+    def __iter__(self) -> Iterator[Ref]:
+        while True:
+            yield min(self.lanes, key=lambda lane: lane.pending).issue()
+
+
+def _as_it_is(fetched: Any) -> Any:
+    return fetched
+
+
+def samples_per_pack(sizes: Sequence[_Size], data: DataConfig, *, enough: int) -> float:
+    """Samples a pack holds on average when only tokens and tiles limit it, `sizes` coming over and over.
+
+    Stops where nothing closes though there are well more than `enough` samples in it.
+    """
+    packer: FirstFit[_Size] = FirstFit(data.pack_tokens, data.pack_tiles, 1 << 60, data.pack_window)
+    counts: list[int] = []
+    tried = 0
+    while len(counts) < 16 and not (tried > 4 * enough and not counts):
+        counts += [len(group) for group in packer.add(sizes[tried % len(sizes)])]
+        tried += 1
+    return sum(counts) / len(counts) if counts else float(tried)

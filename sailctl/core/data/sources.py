@@ -1,0 +1,295 @@
+"""Sources: numbered samples behind one interface, whatever the layout; local paths and fsspec URLs.
+
+A source opens nothing until a sample is read, keeps its handles to the process that opened them, and travels to worker
+processes without them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from sailctl.core import files
+from sailctl.core.data.index import BrokenTar, ShardIndex, shard_index, walk_tar
+from sailctl.core.data.layouts import parse_json, record_sample, safe_join, tar_sample
+from sailctl.core.errors import DataError, SampleError, UsageError
+from sailctl.core.records import Sample
+from sailctl.core.schema.data import SourceConfig
+
+_SUFFIX_KINDS = {".tar": "tar", ".jsonl": "jsonl", ".json": "json", ".parquet": "parquet"}
+_MAX_OPEN_SHARDS = 64
+_ROW_GROUP_CACHE_BYTES = 256 << 20  # decoded Parquet row groups a process keeps
+
+
+def open_source(config: SourceConfig) -> Source:
+    """Find the shards of a source and index them (in parallel; cached indexes are reused).
+
+    Raises UsageError naming the path when nothing is there, the layout is unknown or no sample is in it; DataError when
+    a shard cannot be read.
+    """
+    where = f"data source {config.name!r}"
+    suffixes = tuple(s for s, kind in _SUFFIX_KINDS.items() if config.format in ("auto", kind))
+    shards = files.list_shards(config.path, suffixes)
+    if not shards:
+        expected = "shards (.tar, .parquet, .jsonl or .json)" if config.format == "auto" else f"{suffixes[0]} shards"
+        raise UsageError(f"{where}: no file, and no folder with {expected}, at {config.path}; give --data PATH")
+    kinds = {shard: _SUFFIX_KINDS.get(os.path.splitext(shard)[1].lower(), "") for shard in shards}
+    kind = config.format if config.format != "auto" else kinds[shards[0]]
+    if not kind:
+        raise UsageError(
+            f"{where}: the layout of {shards[0]} is unknown; set data.sources[].format: tar|jsonl|json|parquet"
+        )
+    if config.format == "auto" and (odd := [shard for shard in shards if kinds[shard] != kind]):
+        raise UsageError(f"{where}: {shards[0]} and {odd[0]} have different layouts; make them two sources")
+    if config.image_root is not None and not files.is_url(config.image_root) and not os.path.isdir(config.image_root):
+        raise UsageError(f"{where}: image_root {config.image_root} is no folder")
+    source = {"tar": TarSource, "parquet": ParquetSource}.get(kind, JsonSource)(config, shards, kind)
+    if len(source) == 0:
+        raise UsageError(f"{where}: {config.path} holds no samples")
+    return source
+
+
+class Source(ABC):
+    """Samples numbered 0 … len - 1 over the shards of one source, in the order of the shards' names."""
+
+    def __init__(self, config: SourceConfig, shards: list[str], kind: str) -> None:
+        self.name = config.name
+        self.shards = shards
+        self.image_root = config.image_root
+        self._process = -1
+        self._handles: OrderedDict[int, Any] = OrderedDict()
+        with ThreadPoolExecutor(min(8, len(shards))) as pool:
+            counts, digests = self._index(list(pool.map(lambda shard: self._index_shard(shard, kind), shards)))
+        self._ends = np.cumsum(np.array(counts, dtype=np.int64))
+        names = [shard.rsplit("/", 1)[-1] for shard in shards]
+        described = repr((kind, list(zip(names, counts, digests, strict=True)))).encode("utf-8", "surrogateescape")
+        self._fingerprint = hashlib.blake2b(described, digest_size=16).hexdigest()
+
+    @abstractmethod
+    def _index_shard(self, shard: str, kind: str) -> Any: ...
+
+    @abstractmethod
+    def _index(self, found: list[Any]) -> tuple[list[int], list[str]]:
+        """Keep what was found per shard; returns samples and a digest per shard."""
+
+    @abstractmethod
+    def _read(self, shard: int, row: int) -> Sample: ...
+
+    @abstractmethod
+    def _open(self, shard: int) -> Any: ...
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def fingerprint(self) -> str:
+        """A hash of the layout, the shards' names, their sample counts and (of tars: by headers) their content."""
+        return self._fingerprint
+
+    def locate(self, ordinal: int) -> tuple[int, int]:
+        """Shard number and row within it."""
+        if not 0 <= ordinal < len(self):
+            raise IndexError(f"ordinal {ordinal} of {len(self)} samples in source {self.name!r}")
+        shard = int(np.searchsorted(self._ends, ordinal, side="right"))
+        return shard, ordinal - (int(self._ends[shard - 1]) if shard else 0)
+
+    def read(self, ordinal: int) -> Sample:
+        """The sample of a number. Raises SampleError when it is broken, DataError when its shard is gone."""
+        shard, row = self.locate(ordinal)
+        try:
+            return self._read(shard, row)
+        except SampleError as error:
+            error.key = error.key or self.row_key(shard, row)
+            raise
+
+    def row_key(self, shard: int, row: int) -> str:
+        """The name of a sample that does not say its own: shard and row."""
+        return f"{self.shards[shard].rsplit('/', 1)[-1]}#{row}"
+
+    def _handle(self, shard: int) -> Any:
+        if self._process != os.getpid():  # handles inherited over a fork would share their position
+            self._process, self._handles = os.getpid(), OrderedDict()
+        if shard not in self._handles:
+            try:
+                self._handles[shard] = self._open(shard)
+            except OSError as error:
+                raise DataError(f"shard {self.shards[shard]} cannot be opened: {error.strerror or error}") from error
+            while len(self._handles) > _MAX_OPEN_SHARDS:
+                self._handles.popitem(last=False)[1].close()
+        self._handles.move_to_end(shard)
+        return self._handles[shard]
+
+    def close(self) -> None:
+        """Close what this process has open."""
+        if self._process == os.getpid():
+            for handle in self._handles.values():
+                handle.close()
+        self._handles = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": OrderedDict(), "_process": -1}
+
+    def _image_reader(self, shard: int) -> Any:
+        root = self.image_root or os.path.dirname(self.shards[shard])
+        if not files.is_url(root):
+            root = os.path.abspath(root)
+
+        def read_image(path: str) -> bytes:
+            full = safe_join(root, path)
+            try:
+                with files.open_read(full) as handle:
+                    return handle.read()
+            except (FileNotFoundError, NotADirectoryError):
+                raise SampleError("no_image", f"image {full} does not exist") from None
+            except (OSError, ValueError) as error:
+                raise SampleError("unreadable", f"image {full}: {error}") from None
+
+        return read_image
+
+
+class SpanSource(Source):
+    """A source whose samples are byte spans of its shards."""
+
+    _indexes: list[ShardIndex]
+
+    def _index_shard(self, shard: str, kind: str) -> ShardIndex:
+        return shard_index(shard, kind)
+
+    def _index(self, found: list[ShardIndex]) -> tuple[list[int], list[str]]:
+        self._indexes = found
+        return [len(index) for index in found], [index.digest for index in found]
+
+    def _open(self, shard: int) -> Any:
+        return open(self.shards[shard], "rb", buffering=0)
+
+    def _span(self, shard: int, row: int) -> bytes:
+        offset, length = (int(value) for value in self._indexes[shard].spans[row])
+        path = self.shards[shard]
+        try:
+            if files.is_url(path):
+                data = files.read_range(path, offset, length)
+            else:
+                data = os.pread(self._handle(shard).fileno(), length, offset)
+                while 0 < len(data) < length and (
+                    more := os.pread(self._handle(shard).fileno(), length - len(data), offset + len(data))
+                ):
+                    data += more
+        except FileNotFoundError as error:
+            raise DataError(f"shard {path} cannot be opened: {error.strerror or 'it is gone'}") from error
+        except OSError as error:
+            raise SampleError("unreadable", f"{path}, bytes {offset} to {offset + length}: {error}") from error
+        if len(data) < length:
+            raise DataError(
+                f"shard {path} has changed: {len(data)} of {length} bytes at {offset}; do not edit data in use"
+            )
+        return data
+
+
+class TarSource(SpanSource):
+    """WebDataset tars, in img2dataset (jpg/txt/json) or LLaVA (jpg/json) layout."""
+
+    def _index(self, found: list[ShardIndex]) -> tuple[list[int], list[str]]:
+        broken = [(shard, index.broken) for shard, index in zip(self.shards, found, strict=True) if index.broken]
+        if broken and sum(map(len, found)) == len(broken):
+            raise DataError(f"shard {broken[0][0]} holds no readable sample: {broken[0][1]}")
+        return super()._index(found)
+
+    def _read(self, shard: int, row: int) -> Sample:
+        index = self._indexes[shard]
+        if index.broken and row == len(index) - 1:
+            raise SampleError("unreadable", f"{self.shards[shard]}: {index.broken}")
+        data = self._span(shard, row)
+        members: dict[str, bytes] = {}
+        key = ""
+        try:
+            for member in walk_tar(io.BytesIO(data), len(data), end_mark=False):
+                name, suffix = member.key_and_suffix()
+                if not name:
+                    continue
+                key = key or name
+                if member.is_unsafe:
+                    kind = "link or device" if member.is_link else "name"
+                    raise SampleError("unsafe_path", f"tar member {member.name!r}: {kind} leaves its folder")
+                members[suffix] = data[member.data : member.data + member.size]
+            return tar_sample(members, key, self.name)
+        except BrokenTar as error:
+            raise DataError(f"shard {self.shards[shard]} has changed: {error}; do not edit data in use") from error
+        except SampleError as error:
+            error.key = key
+            raise
+
+
+class JsonSource(SpanSource):
+    """LLaVA JSON or JSON lines, pictures in a folder: paths relative to `image_root` or to the file's own folder."""
+
+    def _read(self, shard: int, row: int) -> Sample:
+        record = parse_json(self._span(shard, row).removeprefix(b"\xef\xbb\xbf"))
+        key = record.get("id")
+        try:
+            return record_sample(record, self._image_reader(shard), self.row_key(shard, row), self.name)
+        except SampleError as error:
+            error.key = str(key) if isinstance(key, str | int) else ""
+            raise
+
+
+class ParquetSource(Source):
+    """Parquet with image bytes. A row group is the least that can be read; recently used ones stay decoded."""
+
+    _groups: list[np.ndarray]
+
+    def _index_shard(self, shard: str, kind: str) -> tuple[np.ndarray, str]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with files.open_read(shard) as handle:
+                footer = pyarrow.parquet.ParquetFile(handle).metadata
+                rows = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+                described = repr([footer.row_group(number).to_dict() for number in range(footer.num_row_groups)])
+        except (OSError, pyarrow.ArrowException) as error:
+            raise DataError(f"shard {shard} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        return np.cumsum(np.array(rows, dtype=np.int64)), hashlib.blake2b(
+            described.encode(), digest_size=16
+        ).hexdigest()
+
+    def _index(self, found: list[tuple[np.ndarray, str]]) -> tuple[list[int], list[str]]:
+        self._groups = [ends for ends, _ in found]
+        self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        return [int(ends[-1]) if len(ends) else 0 for ends in self._groups], [digest for _, digest in found]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_cache": OrderedDict()}
+
+    def _open(self, shard: int) -> Any:
+        import pyarrow.parquet
+
+        return pyarrow.parquet.ParquetFile(files.open_read(self.shards[shard]))
+
+    def _table(self, shard: int, group: int) -> Any:
+        import pyarrow
+
+        if (shard, group) not in self._cache:
+            try:
+                # single-threaded: this runs in workers, of which there are already as many as there are cores
+                table = self._handle(shard).read_row_group(group, use_threads=False)
+            except (OSError, pyarrow.ArrowException) as error:
+                detail = f"{self.shards[shard]}, row group {group}: {str(error).splitlines()[0]}"
+                raise SampleError("unreadable", detail) from error
+            self._cache[shard, group] = table
+            while len(self._cache) > 1 and sum(held.nbytes for held in self._cache.values()) > _ROW_GROUP_CACHE_BYTES:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end((shard, group))
+        return self._cache[shard, group]
+
+    def _read(self, shard: int, row: int) -> Sample:
+        ends = self._groups[shard]
+        group = int(np.searchsorted(ends, row, side="right"))
+        first = int(ends[group - 1]) if group else 0
+        record = self._table(shard, group).slice(row - first, 1).to_pylist()[0]
+        return record_sample(record, self._image_reader(shard), self.row_key(shard, row), self.name)
