@@ -9,7 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sailctl.cli import app
 from sailctl.core.errors import DataError, UsageError
 from sailctl.core.report.page import choose, duration, write_report
 from sailctl.core.report.plots import running_mean, short_count
@@ -196,3 +198,30 @@ def test_small_numbers_and_large_ones_read_well() -> None:
     ]
     assert [duration(v) for v in (2.34, 59, 75, 4020)] == ["2.3s", "59s", "1m 15s", "1h 07m"]
     assert running_mean([2.0, 4.0, 6.0]) == [3.0, 4.0, 5.0]
+
+
+class TestCommand:
+    def test_it_writes_the_page_and_the_summary(self, runs: Path, tmp_path: Path) -> None:
+        words = [
+            "report",
+            "--runs",
+            str(runs),
+            "--out",
+            str(tmp_path / "deep/page.html"),
+            "--seconds",
+            "12.5",
+            "--json",
+        ]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        answer = json.loads(done.stdout)
+        assert Path(answer["report"]).is_file()
+        summary = json.loads(Path(answer["summary"]).read_text())
+        assert summary["seconds"] == 12.5 and answer["stages"] == summary["stages"]
+        assert CliRunner().invoke(app, ["report", "--runs", str(runs)]).exit_code == 0
+        assert (runs / "report.html").is_file()
+
+    def test_nothing_to_report_is_a_usage_error(self, tmp_path: Path) -> None:
+        done = CliRunner().invoke(app, ["report", "--runs", str(tmp_path)])
+        assert done.exit_code == 2 and "holds no run" in done.stderr
+        assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from sailctl.core.bench.predict import PredictionStore, Reporter, fingerprint, predict
@@ -151,7 +152,7 @@ def _entry(
     scores = {tier: _mean(task, tiers[tier], seed) for tier in TIERS[1:] if tier in tiers}
     for tier in TIERS[1:]:
         entry[tier] = scores[tier].score if tier in scores else None
-    entry["chance"] = score_flat_mean(guesses, seed=seed).score
+    entry["chance"] = fmean(fmean(task_guesses) for task_guesses in guesses)
     for tier, score in scores.items():
         entry[f"{tier}_ci95"] = list(score.ci95)
         gain, interval = difference(tiers["score"], tiers[tier], seed=seed)

@@ -14,6 +14,7 @@ from sailctl.core.records import Score
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the standard normal
 RESAMPLES = 4000
+BLOCK = 4_000_000  # numbers drawn at a time
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -84,9 +85,10 @@ def _percentiles(tasks: Sequence[Sequence[float] | np.ndarray], seed: int) -> tu
     means_K = np.zeros(RESAMPLES)
     for task in tasks:
         values_N = np.asarray(task, dtype=np.float64)
-        # Counts of each item in a resample are multinomial: one matrix product instead of K*N gathers.
-        counts_KN = rng.multinomial(len(values_N), np.full(len(values_N), 1 / len(values_N)), size=RESAMPLES)
-        means_K += counts_KN @ values_N / len(values_N)
+        # In blocks, so that a large suite does not need K * N numbers at once.
+        for block in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * len(values_N) // BLOCK)):
+            drawn = rng.integers(0, len(values_N), (len(block), len(values_N)), dtype=np.int32)
+            means_K[block] += values_N[drawn].mean(axis=1)
     means_K /= len(tasks)
     low, high = np.percentile(means_K, [2.5, 97.5])
     return float(low), float(high)
