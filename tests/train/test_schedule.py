@@ -6,23 +6,29 @@ from hypothesis import strategies as st
 
 from sailctl.core.errors import UsageError
 from sailctl.core.schema.train import TrainConfig
-from sailctl.core.train.schedule import Budget, learning_rate
+from sailctl.core.train.schedule import Budget, Counters, learning_rate
 
 
 def test_the_first_end_counts() -> None:
     budget = Budget(max_steps=10, max_samples=40)
-    assert budget.progress(5, 10) == 0.5
-    assert budget.progress(5, 30) == 0.75
-    assert not budget.reached(9, 39)
-    assert budget.reached(10, 0) and budget.reached(0, 40)
+    assert budget.progress(Counters(5, 10)) == 0.5
+    assert budget.progress(Counters(5, 30)) == 0.75
+    assert not budget.reached(Counters(9, 39))
+    assert budget.reached(Counters(10, 0)) and budget.reached(Counters(0, 40))
     assert budget.expected_steps(8.0) == 5
 
 
 def test_without_steps_and_samples_epochs_decide() -> None:
-    assert Budget.of(TrainConfig(epochs=1.5), 101) == Budget(None, 152)
+    assert Budget.of(TrainConfig(epochs=1.5), 101) == Budget(None, 152, with_rejected=True)
     assert Budget.of(TrainConfig(epochs=1.5, max_samples=7), 101) == Budget(None, 7)
     with pytest.raises(UsageError, match="of 0 samples is no step"):
         Budget.of(TrainConfig(), 0)
+
+
+def test_an_epoch_ends_with_its_rejected_samples_but_max_samples_are_trained_on() -> None:
+    done = Counters(steps=3, samples=95, rejected=5)
+    assert Budget.of(TrainConfig(epochs=1), 100).reached(done)
+    assert not Budget.of(TrainConfig(max_samples=100), 100).reached(done)
 
 
 def rates(schedule: str, warmup: float, steps: int = 10) -> list[float]:

@@ -22,7 +22,7 @@ SEED_STRIDE = 1_000_003  # keeps the seeds of neighbouring runs apart
 
 @dataclass(slots=True)
 class Job:
-    """What one run of the loop needs; `save()` writes a checkpoint, `report(row)` shows progress."""
+    """What one run of the loop needs; `save(lr)` writes a checkpoint, `report(row)` shows progress."""
 
     train: TrainConfig
     device: Device
@@ -30,29 +30,27 @@ class Job:
     loader: Loader
     budget: Budget
     meter: Meter
-    save: Callable[[], None]
+    save: Callable[[float], None]
     report: Callable[[dict[str, Any]], None]
     stop_requested: Callable[[], bool]
 
 
 def run_loop(job: Job) -> None:
     """Train to the end of the budget. Asked to stop, it finishes the step, saves and returns."""
-    done, budget = job.meter.counters, job.budget
-    while not budget.reached(done.steps, done.samples):
+    train, meter, budget = job.train, job.meter, job.budget
+    while not budget.reached(meter.counters):
         step = next(job.loader)
-        job.meter.data_arrived()
-        before = budget.progress(done.steps, done.samples)
-        after = budget.progress(done.steps + 1, done.samples + step.num_samples)
-        lr = learning_rate(job.train, before, after)
+        meter.data_arrived()
+        done = meter.counters
+        lr = learning_rate(train, budget.progress(done), budget.progress(done.plus(step)))
         # A seed a step: whatever draws random numbers draws the same ones after a resume.
-        job.device.seed(job.train.seed * SEED_STRIDE + done.steps)
-        loss, grad_norm = train_step(job.backend, step, lr, max_loss=job.train.max_loss, number=done.steps + 1)
-        done.add(step)
-        job.report(job.meter.log(step, loss=loss, lr=lr, grad_norm=grad_norm))
-        finished, stop = budget.reached(done.steps, done.samples), job.stop_requested()
-        if finished or stop or done.steps % job.train.save_every == 0:
-            job.save()
-            job.meter.restart_clock()
+        job.device.seed(train.seed * SEED_STRIDE + done.steps)
+        loss, grad_norm = train_step(job.backend, step, lr, max_loss=train.max_loss, number=done.steps + 1)
+        job.report(meter.log(step, loss=loss, lr=lr, grad_norm=grad_norm))
+        stop = job.stop_requested() or budget.reached(meter.counters)
+        if stop or meter.counters.steps % train.save_every == 0:
+            job.save(lr)
+            meter.restart_clock()
         if stop:
             return
 

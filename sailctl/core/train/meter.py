@@ -8,36 +8,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sailctl.core.files import atomic_write, read_jsonl, storage_errors
+from sailctl.core.train.schedule import Counters
 
 if TYPE_CHECKING:
     from sailctl.core.data.loader import Step
     from sailctl.core.device import Device
 
 LOGS = ("metrics.jsonl", "rejects.jsonl")
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals of a run since its first step; they travel with the checkpoint."""
-
-    steps: int = 0
-    samples: int = 0
-    tokens: int = 0
-
-    def add(self, step: Step) -> None:
-        """Count one step."""
-        self.steps += 1
-        self.samples += step.num_samples
-        self.tokens += step.num_tokens
-
-    def as_dict(self) -> dict[str, int]:
-        """The totals by name."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +52,8 @@ class Meter:
         self._data_arrived = time.perf_counter()
 
     def log(self, step: Step, *, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
-        """Append the row of the step just counted, and its rejects; return the row. The next step's clock starts."""
+        """Count the step, append its row and its rejects; return the row. The next step's clock starts."""
+        self.counters = self.counters.plus(step)
         now = time.perf_counter()
         seconds = max(now - self._began, 1e-9)
         row = {
@@ -84,6 +67,7 @@ class Meter:
             "supervised_tokens": sum(pack.targets_N.numel() for pack in step.packs),
             "packs": len(step.packs),
             "rejected": len(step.rejects),
+            "truncated": step.truncated,
             "perf": {
                 "seconds": seconds,
                 "samples_per_s": step.num_samples / seconds,

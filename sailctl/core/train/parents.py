@@ -13,8 +13,16 @@ from sailctl.core.errors import UsageError
 from sailctl.core.schema.load import STAGES, load_recipe, recipe_root
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import MANIFEST, Checkpoint, latest
+from sailctl.core.train.rundir import read_run
 
-COMMANDS = {"alignment": "pretrain", "advance": "pretrain", "anneal": "anneal"}
+COMMANDS = {
+    "alignment": "pretrain",
+    "advance": "pretrain",
+    "anneal": "anneal",
+    "knowledge": "sft",
+    "instruction": "sft",
+    "preference": "sft",
+}
 
 # What a branch takes over from its trunk: the freeze map, and everything the optimiser's state depends on.
 TRUNK_KEYS = ("trainable", "optimizer", "lr_scale", "beta1", "beta2", "eps", "weight_decay")
@@ -26,6 +34,11 @@ class Parent:
 
     path: Path
     checkpoint: Checkpoint | None
+
+    @property
+    def weights(self) -> Path:
+        """What to load the model from."""
+        return self.checkpoint.weights if self.checkpoint else self.path
 
     def about(self, run_dir: Path) -> dict[str, Any]:
         """The parent's entry in `run.json`: its path (relative to the run where they are neighbours) and hash."""
@@ -78,16 +91,24 @@ def missing_parent(recipe: Recipe, recipe_dir: Path, run_dir: Path) -> UsageErro
     )
 
 
-def follow_trunk(recipe: Recipe, trunk: Checkpoint | None, given: Path) -> Recipe:
+def usable(run_dir: Path) -> bool:
+    """Whether a parent's run can be started from: it has a checkpoint, and the last one if its child had it begun."""
+    found = latest(run_dir)
+    return found is not None and (found.state()["finished"] or not read_run(run_dir).get("bootstrapped"))
+
+
+def follow_trunk(recipe: Recipe, trunk: Parent | None) -> Recipe:
     """The recipe of an anneal branch: the trunk's freeze map and optimiser, and the learning rate it stood at.
 
-    Raises UsageError where `given` holds no optimiser state, or where the recipe's schedule would not decay.
+    Raises UsageError where the trunk has no optimiser state, or where the recipe's schedule would not decay.
     """
     if trunk is None:
-        raise UsageError(f"{given} has no optimiser state; anneal branches off a run or checkpoint of pretrain or sft")
+        raise UsageError("anneal branches off a run; give --checkpoint RUN, or name a parent in the recipe")
+    if trunk.checkpoint is None:
+        raise UsageError(f"{trunk.path} has no optimiser state; anneal branches off a run or a run's checkpoint")
     if recipe.train.schedule == "constant":
         raise UsageError("train.schedule constant does not decay; anneal wants linear_to_zero or cosine")
-    state = trunk.state()
+    state = trunk.checkpoint.state()
     inherited = {key: state["recipe"]["train"][key] for key in TRUNK_KEYS} | {"lr": state["lr"]}
     return _with_train(recipe, inherited)
 
@@ -103,12 +124,16 @@ def _with_train(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(raw)
 
 
+def stage_words(stage: str) -> list[str]:
+    """The first words of the command that trains a stage."""
+    command = COMMANDS[stage]
+    return ["sailctl", command] if command == stage else ["sailctl", command, "--stage", stage]
+
+
 def stage_command(recipe: Recipe, recipe_dir: Path, stage: str) -> str:
     """The command line of another stage of this recipe."""
     name = recipe.name if recipe_dir.resolve() == (recipe_root() / recipe.name).resolve() else str(recipe_dir)
-    command = COMMANDS.get(stage, "sft")
-    words = ["sailctl", command] + ([] if command == "anneal" else ["--stage", stage]) + ["--recipe", name]
-    return shlex.join(words)
+    return shlex.join([*stage_words(stage), "--recipe", name])
 
 
 def next_command(recipe: Recipe, recipe_dir: Path, run_dir: Path) -> str:
@@ -116,9 +141,9 @@ def next_command(recipe: Recipe, recipe_dir: Path, run_dir: Path) -> str:
     for stage in STAGES:
         if not (recipe_dir / f"{stage}.yaml").is_file():
             continue
-        following, _ = load_recipe(str(recipe_dir), stage, [], [])
+        following, _ = load_recipe(str(recipe_dir), stage)
         if following.parent == recipe.stage:
             command = stage_command(recipe, recipe_dir, stage)
-            found = run_dir.resolve() == (default_out(recipe)).resolve()
+            found = run_dir.resolve() == default_out(recipe).resolve()
             return command if found else f"{command} {shlex.join(['--checkpoint', str(run_dir)])}"
     return shlex.join(["sailctl", "bench", "--suite", "synth", "--checkpoint", str(run_dir)])

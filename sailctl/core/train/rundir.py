@@ -10,17 +10,18 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sailctl import __version__
+from sailctl.core.environment import installed_version
 from sailctl.core.errors import UsageError
 from sailctl.core.files import atomic_write, storage_errors, write_json
 from sailctl.core.schema.load import dump_recipe
 from sailctl.core.schema.recipe import Recipe
 
 LOCK = ".lock"
-PACKAGES = ("sailctl", "torch", "transformers", "numpy", "safetensors", "pillow")
+PACKAGES = ("torch", "transformers", "numpy", "safetensors", "pillow")
 
 # What a resumed run may change: these move the end of the run or the way there, never a step already made.
 RESUMABLE = {
@@ -109,10 +110,9 @@ def check_same_data(run_dir: Path, stored: dict[str, str], now: dict[str, str]) 
 
 def environment(folder: Path) -> dict[str, Any]:
     """Versions of Python and packages, and the git commit of `folder` with whether it has uncommitted changes."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+    versions = {"python": platform.python_version(), "sailctl": __version__} | {
+        name: installed_version(name) for name in PACKAGES
+    }
     commit = _git(folder, "rev-parse", "HEAD")
     state = None if commit is None else {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
     return {"versions": versions, "platform": platform.platform(), "git": state}

@@ -8,17 +8,44 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sailctl.core.errors import UsageError
 from sailctl.core.schema.train import TrainConfig
 
+if TYPE_CHECKING:
+    from sailctl.core.data.loader import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Totals of a run since its first step; they travel with the checkpoint. `samples` are those trained on."""
+
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    rejected: int = 0
+
+    def plus(self, step: Step) -> Counters:
+        """The totals after one more step."""
+        return Counters(
+            self.steps + 1,
+            self.samples + step.num_samples,
+            self.tokens + step.num_tokens,
+            self.rejected + len(step.rejects),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The end of a run: `max_steps` or `max_samples`, whichever comes first; at least one is given."""
+    """The end of a run: `max_steps` or `max_samples`, whichever comes first; at least one is given.
+
+    An end in epochs counts the rejected samples as well (`with_rejected`): they belong to the epoch.
+    """
 
     max_steps: int | None
     max_samples: int | None
+    with_rejected: bool = False
 
     @classmethod
     def of(cls, train: TrainConfig, samples_per_epoch: int) -> Budget:
@@ -29,18 +56,19 @@ class Budget:
                 raise UsageError(
                     f"train.epochs {train.epochs} of {samples_per_epoch} samples is no step; give train.max_steps"
                 )
-            return cls(None, max_samples)
+            return cls(None, max_samples, with_rejected=True)
         return cls(train.max_steps, train.max_samples)
 
-    def progress(self, steps: int, samples: int) -> float:
-        """Share of the run that lies behind after `steps` steps and `samples` samples, from 0 to 1."""
-        by_steps = steps / self.max_steps if self.max_steps else 0.0
+    def progress(self, done: Counters) -> float:
+        """Share of the run that lies behind, from 0 to 1."""
+        samples = done.samples + (done.rejected if self.with_rejected else 0)
+        by_steps = done.steps / self.max_steps if self.max_steps else 0.0
         by_samples = samples / self.max_samples if self.max_samples else 0.0
         return min(1.0, max(by_steps, by_samples))
 
-    def reached(self, steps: int, samples: int) -> bool:
+    def reached(self, done: Counters) -> bool:
         """True when nothing is left to do."""
-        return self.progress(steps, samples) >= 1.0
+        return self.progress(done) >= 1.0
 
     def expected_steps(self, samples_per_step: float) -> int:
         """Steps the run will take when a step holds `samples_per_step` samples; exact where `max_steps` decides."""

@@ -1,0 +1,92 @@
+"""What goes into a run: the data (made where the recipe says how), the model to start from, the loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sailctl.core.device import Device
+from sailctl.core.errors import UsageError
+from sailctl.core.files import list_shards
+from sailctl.core.schema.data import SourceConfig
+from sailctl.core.schema.recipe import Recipe
+from sailctl.core.train.checkpoint import Checkpoint
+from sailctl.core.train.parents import Parent
+from sailctl.core.train.reporter import Reporter
+
+if TYPE_CHECKING:
+    from sailctl.core.data.loader import Loader
+    from sailctl.core.model.weights import Loaded
+
+
+def make_missing_data(recipe: Recipe, reporter: Reporter) -> None:
+    """Make the `synth` sources of a bootstrapping recipe; a UsageError names a source that is not there otherwise.
+
+    Data that was begun and not finished is completed; data that is there is left as it is.
+    """
+    from sailctl.core.data.synth.shards import write_shards
+
+    if not recipe.data.sources:
+        raise UsageError("data.sources is empty; give --data PATH or name a source in the recipe")
+    for source in recipe.data.sources:
+        if source.synth is not None and recipe.bootstrap:
+            reporter.start(f"synthetic data in {source.path}", source.synth.samples)
+            try:
+                write_shards(source.synth, source.path, progress=reporter.update)
+            finally:
+                reporter.finish()
+        elif not list_shards(source.path):
+            raise UsageError(f"data source {source.name!r}: nothing at {source.path}; give --data PATH{_how(source)}")
+
+
+def _how(source: SourceConfig) -> str:
+    if source.synth is None:
+        return ""
+    tasks = ",".join(f"{name}={weight:g}" for name, weight in source.synth.tasks.items())
+    return f", or make it with: sailctl synth --out {source.path} --samples {source.synth.samples} --tasks {tasks}"
+
+
+def build_model(
+    recipe: Recipe, recipe_dir: Path, device: Device, position: Checkpoint | None, parent: Parent | None
+) -> Loaded:
+    """The model of the run's own checkpoint, else of its parent, else from the recipe's parts; on `device`.
+
+    Float32 master weights whatever the precision of the arithmetic.
+    """
+    from sailctl.core.model.weights import init_model, load_model
+
+    start = position or parent
+    if start is not None:
+        loaded = load_model(start.weights, device=device, dtype=torch.float32)
+    else:
+        loaded = init_model(recipe.model, recipe_dir)
+        loaded.model.to(device.torch)
+    loaded.model.train()
+    if "vision" not in recipe.train.trainable:
+        loaded.model.vision.eval()  # a frozen tower drops no paths
+    return loaded
+
+
+def build_loader(recipe: Recipe, loaded: Loaded) -> Loader:
+    """The recipe's stream of steps, at its beginning."""
+    from sailctl.core.data.encode import Encoder
+    from sailctl.core.data.loader import Loader
+
+    return Loader(
+        recipe.data,
+        Encoder(loaded.tokenizer, loaded.config, recipe.data),
+        seed=recipe.train.seed,
+        global_batch_samples=recipe.train.global_batch_samples,
+        loss_weighting=recipe.train.loss_weighting,
+    )
+
+
+def same_stream(trunk: dict[str, Any], recipe: Recipe, fingerprints: dict[str, str]) -> bool:
+    """Whether a trunk's loader state means the same stream of samples here."""
+    then, now = trunk["recipe"], recipe.model_dump(mode="json")
+    keys = ("global_batch_samples", "seed", "loss_weighting")
+    data = [{key: value for key, value in one["data"].items() if key != "workers"} for one in (then, now)]
+    same = all(then["train"][key] == now["train"][key] for key in keys)
+    return same and data[0] == data[1] and trunk["data"] == fingerprints

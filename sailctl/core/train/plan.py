@@ -1,0 +1,107 @@
+"""What a stage would do, without doing it: the resolved recipe, its parent, its data, what is trained, how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sailctl.core.device import pick
+from sailctl.core.errors import UsageError
+from sailctl.core.files import list_shards
+from sailctl.core.schema.data import SourceConfig
+from sailctl.core.schema.recipe import Recipe
+from sailctl.core.train import checkpoint as checkpoints
+from sailctl.core.train import parents, rundir
+from sailctl.core.train.schedule import Budget
+
+
+def plan_stage(
+    recipe: Recipe, *, recipe_dir: Path, out: Path, checkpoint: str | None, resume: bool, device: str
+) -> dict[str, Any]:
+    """The plan of `train_stage` with the same arguments, and the same UsageErrors as far as they can be foreseen.
+
+    Nothing is written but the shards' indexes. Steps are exact where `max_steps` decides, else an expectation.
+    """
+    from sailctl.core.model.count import parameter_counts
+    from sailctl.core.model.presets import model_config
+
+    place = pick(device)
+    if not resume and not rundir.is_empty(out):
+        raise UsageError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
+    position = checkpoints.latest(out)
+    parent, recipe = _parent(recipe, recipe_dir, out, checkpoint, position)
+    if position is not None:
+        rundir.check_same_recipe(out, position.state()["recipe"], recipe.model_dump(mode="json"))
+    sources = [_source(source, recipe.bootstrap) for source in recipe.data.sources]
+    if not sources:
+        raise UsageError("data.sources is empty; give --data PATH or name a source in the recipe")
+    budget = Budget.of(recipe.train, sum(source["samples"] for source in sources))
+    counts = parameter_counts(model_config(recipe.model))
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "run_dir": str(out),
+        "starts_at_step": position.state()["counters"]["steps"] if position else 0,
+        "device": place.name(),
+        "parent": parent,
+        "data": sources,
+        "parameters": {
+            name: {"total": counts[name], "trainable": counts[name] if name in recipe.train.trainable else 0}
+            for name in ("vision", "projector", "llm")
+        },
+        "steps": budget.expected_steps(recipe.train.global_batch_samples),
+    }
+
+
+def describe_plan(plan: dict[str, Any]) -> str:
+    """The plan as text for people; the recipe itself comes last."""
+    from sailctl.core.schema.load import dump_recipe
+
+    parent, train = plan["parent"], plan["recipe"]["train"]
+    start = "none: starts from the recipe's model" if parent is None else f"{parent['path']} ({parent['state']})"
+    lines = [
+        f"run:        {plan['run_dir']}, from step {plan['starts_at_step']}, on {plan['device']}",
+        f"parent:     {start}",
+        *(
+            f"data:       {source['name']}: {source['samples']:,} samples {source['state']} in {source['path']}"
+            for source in plan["data"]
+        ),
+        *(
+            f"parameters: {name}: {entry['trainable']:,} of {entry['total']:,} trainable"
+            for name, entry in plan["parameters"].items()
+        ),
+        f"steps:      {plan['steps']:,} of about {train['global_batch_samples']:,} samples, schedule {train['schedule']}",
+        "",
+        dump_recipe(Recipe.model_validate(plan["recipe"])).rstrip(),
+    ]
+    return "\n".join(lines)
+
+
+def _parent(
+    recipe: Recipe, recipe_dir: Path, out: Path, given: str | None, position: checkpoints.Checkpoint | None
+) -> tuple[dict[str, str] | None, Recipe]:
+    if position is not None:
+        if recipe.stage == "anneal":
+            recipe = parents.keep_trunk(recipe, position.state()["recipe"])
+        return {"path": str(position.path), "state": "this run's own checkpoint"}, recipe
+    if given is None and recipe.parent is None and recipe.stage != "anneal":
+        return None, recipe
+    if given is None and recipe.parent is not None:
+        run_dir = parents.sibling(recipe, out, recipe.parent)
+        if not parents.usable(run_dir):
+            if not recipe.bootstrap:
+                raise parents.missing_parent(recipe, recipe_dir, run_dir)
+            return {"path": str(run_dir), "state": "to be made first"}, recipe
+        given = str(run_dir)
+    parent = None if given is None else parents.open_parent(Path(given))
+    if recipe.stage == "anneal":
+        recipe = parents.follow_trunk(recipe, parent)
+    assert parent is not None  # anneal without one was refused
+    return {"path": str(parent.checkpoint.path if parent.checkpoint else parent.path), "state": "found"}, recipe
+
+
+def _source(source: SourceConfig, bootstrap: bool) -> dict[str, Any]:
+    from sailctl.core.data.sources import open_source
+
+    if bootstrap and source.synth is not None and not list_shards(source.path):
+        return {"name": source.name, "path": source.path, "samples": source.synth.samples, "state": "to be made"}
+    return {"name": source.name, "path": source.path, "samples": len(open_source(source)), "state": "found"}

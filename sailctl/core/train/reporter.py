@@ -1,0 +1,25 @@
+"""What a run tells its user while it works; the commands have one for people and a quiet one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """What a run tells its user; `commands/output.py` has one for people and a quiet one."""
+
+    def info(self, line: str) -> None:
+        """Say something once."""
+        ...
+
+    def start(self, label: str, total: float | None = None, *, completed: float = 0, unit: str = "samples") -> None:
+        """Begin work of `total` units, `completed` of which are done."""
+        ...
+
+    def update(self, completed: float, **fields: float | int | str) -> None:
+        """Set the units done so far and the numbers shown beside them."""
+        ...
+
+    def finish(self) -> None:
+        """End the work begun."""
+        ...

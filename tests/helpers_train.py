@@ -1,0 +1,171 @@
+"""A recipe small enough to train in a second, and a run of it in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from tests.helpers_model import tiny_tokenizer
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "grey": (128, 128, 128)}
+MODEL = {
+    "name": "toy",
+    "vision": {
+        "kind": "internvit",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_layers": 2,
+        "num_heads": 2,
+        "image_size": 28,
+        "layer_scale_init": 1.0,
+    },
+    "llm": {
+        "kind": "qwen2",
+        "vocab_size": 264,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "tie_embeddings": True,
+    },
+}
+STAGES = {
+    "alignment": {"trainable": ["projector"], "schedule": "constant"},
+    "advance": {"trainable": ["vision", "projector"], "schedule": "constant"},
+    "anneal": {"trainable": ["vision", "projector"], "schedule": "linear_to_zero"},
+    "knowledge": {"trainable": ["vision", "projector", "llm"], "schedule": "cosine"},
+}
+PARENTS = {"advance": "alignment", "anneal": "advance", "knowledge": "advance"}
+
+
+class Silent:
+    """A reporter that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, line: str) -> None:
+        self.lines.append(line)
+
+    def start(self, label: str, total: float | None = None, *, completed: float = 0, unit: str = "samples") -> None:
+        self.lines.append(f"{label}: {completed:g} of {total:g} {unit}")
+
+    def update(self, completed: float, **fields: float | int | str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+def write_samples(folder: Path, count: int = 24) -> Path:
+    """LLaVA JSON lines: one picture, two pictures, none, in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(COLOURS)
+    rows: list[dict[str, Any]] = []
+    for number in range(count):
+        shown = [names[(number + offset) % 4] for offset in range((1, 2, 0)[number % 3])]
+        for name in shown:
+            Image.new("RGB", (28 + 28 * (number % 2), 28), COLOURS[name]).save(folder / f"{name}{number % 2}.png")
+        question = "<image>\n" * len(shown) + ("Which colours?" if shown else f"Say {number}.")
+        answer = " and ".join(shown) if shown else f"{number}"
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+        images = {"image": [f"{name}{number % 2}.png" for name in shown]} if shown else {}
+        rows.append({"id": f"s{number}", "conversations": turns, **images})
+    path = folder / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_recipe(folder: Path, *, bootstrap: bool = False, **train: Any) -> Path:
+    """A recipe folder with its own tokenizer and data, a YAML file per stage; `train` overrides every stage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_tokenizer(folder / "tokenizer")
+    write_samples(folder / "data")
+    for stage, own in STAGES.items():
+        values = {
+            "lr": 3e-3,
+            "warmup_ratio": 0.0,
+            "max_steps": 4,
+            "global_batch_samples": 6,
+            "save_every": 2,
+            "seed": 1,
+        }
+        recipe = {
+            "name": "toy",
+            "stage": stage,
+            "parent": PARENTS.get(stage),
+            "bootstrap": bootstrap,
+            "model": {"config": MODEL, "tokenizer": "recipe:tokenizer"},
+            "data": {
+                "sources": [{"name": "colours", "path": "recipe:data/samples.jsonl"}],
+                "pack_tokens": 256,
+                "pack_window": 4,
+                "max_tiles": 4,
+                "workers": 0,
+            },
+            "train": {**values, **own, **train},
+        }
+        (folder / f"{stage}.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def train(
+    recipe_folder: Path,
+    out: Path,
+    stage: str = "alignment",
+    *overrides: str,
+    reporter: Silent | None = None,
+    **options: Any,
+) -> Any:
+    """One stage of a recipe folder, in this process, on one thread."""
+    import torch
+
+    from sailctl.core.schema.load import load_recipe
+    from sailctl.core.train.run import train_stage
+
+    torch.set_num_threads(1)
+    recipe, recipe_dir = load_recipe(str(recipe_folder), stage, list(overrides))
+    options = {"device": "cpu", "reporter": reporter or Silent(), **options}
+    return train_stage(recipe, recipe_dir=recipe_dir, out=out, **options)
+
+
+def train_apart(recipe_folder: Path, out: Path, stage: str, *overrides: str, **options: Any) -> BaseProcess:
+    """Start the same in a process of its own, which may be killed; the fork server imports torch only once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["sailctl.core.train.run", "sailctl.core.model.weights", "sailctl.core.data.loader", "tests.helpers_train"]
+    )
+    process = context.Process(target=train_and_exit, args=(recipe_folder, out, stage, overrides, options))
+    process.start()
+    return process
+
+
+def train_and_exit(
+    recipe_folder: Path, out: Path, stage: str, overrides: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    """Body of `train_apart`: an expected failure becomes its exit code, its message goes to OUT.error."""
+    from sailctl.core.errors import SailctlError
+
+    try:
+        train(recipe_folder, out, stage, *overrides, **options)
+    except SailctlError as error:
+        out.with_suffix(".error").write_text(str(error))
+        raise SystemExit(error.exit_code) from None
+
+
+def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """Rows of a log without `perf`."""
+    lines = (out / name).read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "perf"} for line in lines]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
