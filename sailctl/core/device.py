@@ -23,6 +23,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch import dtype as DType
 from torch.nn import functional as F
 
 from sailctl.core.errors import UsageError
@@ -106,13 +108,13 @@ class Device:
     kind: str
     torch: torch.device
 
-    def dtype(self, precision: Precision = "auto") -> torch.dtype:
+    def dtype(self, precision: Precision = "auto") -> DType:
         """The compute dtype: auto is bf16 on accelerators and fp32 on CPU (few CPUs have bf16 units)."""
         if precision == "auto":
             return torch.float32 if self.kind == "cpu" else torch.bfloat16
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
-    def autocast(self, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self, dtype: DType) -> contextlib.AbstractContextManager[Any]:
         """Mixed precision in `dtype`; nothing at all for fp32."""
         if dtype == torch.float32:
             return contextlib.nullcontext()
@@ -125,14 +127,14 @@ class Device:
         if self.kind != "cpu":
             _backend(self.kind).manual_seed_all(seed)
 
-    def rng_state(self) -> dict[str, torch.Tensor]:
+    def rng_state(self) -> dict[str, Tensor]:
         """The states of torch's CPU generator and of this device's, as uint8 tensors."""
         state = {"cpu": torch.get_rng_state()}
         if self.kind != "cpu":
             state[self.kind] = _backend(self.kind).get_rng_state(self.torch)
         return state
 
-    def set_rng_state(self, state: dict[str, torch.Tensor]) -> None:
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `rng_state` returned; a generator that the state does not know is left alone."""
         torch.set_rng_state(state["cpu"].cpu())
         if self.kind in state and self.kind != "cpu":
@@ -188,7 +190,7 @@ class Device:
         """The name torch.distributed knows this device's collectives by: nccl, hccl or gloo."""
         return _COLLECTIVES[self.kind]
 
-    def peak_flops(self, dtype: torch.dtype) -> float | None:
+    def peak_flops(self, dtype: DType) -> float | None:
         """Dense peak FLOP/s of the device in bf16 or fp16; None where no data sheet is known."""
         if self.kind == "cpu" or dtype not in (torch.bfloat16, torch.float16):
             return None
@@ -197,14 +199,14 @@ class Device:
 
     def varlen_attention(
         self,
-        q_THD: torch.Tensor,
-        k_TKD: torch.Tensor,
-        v_TKD: torch.Tensor,
-        cu_seqlens: torch.Tensor,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        cu_seqlens: Tensor,
         max_seqlen: int,
         causal: bool,
         scale: float,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Attention inside each document of a pack, never across: (T, H, D) out.
 
         `cu_seqlens` (documents + 1, int32) holds the documents' bounds; H is a multiple of K (grouped queries). No

@@ -9,6 +9,7 @@ import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -114,7 +115,7 @@ class LocalEngine:
             temperature=first.temperature,
             eos_ids=self._stops,
         )
-        texts = [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
         return [
             Completion(text, row, item.prompt_ids, item.num_tiles)
             for text, row, item in zip(texts, rows, batch, strict=True)
@@ -132,7 +133,7 @@ class LocalEngine:
             tiles.append(torch.from_numpy(images.tile(picture, **self._tiling(request))))
         return torch.cat(tiles).to(self.device.torch)
 
-    def _tiling(self, request: Request) -> dict[str, int | bool]:
+    def _tiling(self, request: Request) -> dict[str, Any]:
         config = self.model.config
         most = request.max_tiles or config.max_tiles
         return {

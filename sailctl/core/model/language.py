@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from transformers import (
     PreTrainedConfig,
-    PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -17,7 +16,12 @@ from sailctl.core.model.attention import VARLEN
 from sailctl.core.schema.model import LLMConfig
 
 _CONFIGS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "qwen3_moe": Qwen3MoeConfig}
-_MODELS = {"qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "qwen3_moe": Qwen3MoeForCausalLM}
+LanguageModel = Qwen2ForCausalLM | Qwen3ForCausalLM | Qwen3MoeForCausalLM
+_MODELS: dict[str, type[LanguageModel]] = {
+    "qwen2": Qwen2ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+    "qwen3_moe": Qwen3MoeForCausalLM,
+}
 
 
 def stock_config(config: LLMConfig) -> PreTrainedConfig:
@@ -47,12 +51,12 @@ def stock_config(config: LLMConfig) -> PreTrainedConfig:
     return _CONFIGS[config.kind](**values)
 
 
-def model_class(config: LLMConfig) -> type[PreTrainedModel]:
+def model_class(config: LLMConfig) -> type[LanguageModel]:
     """The transformers class of a language model."""
     return _MODELS[config.kind]
 
 
-def build_llm(config: LLMConfig) -> PreTrainedModel:
+def build_llm(config: LLMConfig) -> LanguageModel:
     """A language model of this shape with transformers' own initial values."""
     stock = stock_config(config)
     stock._attn_implementation = VARLEN

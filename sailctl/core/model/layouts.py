@@ -49,7 +49,7 @@ class Layout:
 
 
 _MLP1 = ("mlp1.0", "mlp1.1", "mlp1.3")
-_MM_PROJECTOR = tuple(f"multi_modal_projector.{name}" for name in ("layer_norm", "linear_1", "linear_2"))
+_MM_PROJECTOR = ("multi_modal_projector.layer_norm", "multi_modal_projector.linear_1", "multi_modal_projector.linear_2")
 
 # ours -> theirs inside a tower; `qkv` stands for the fused projection of q, k and v
 _INTERNVIT = (
@@ -98,8 +98,10 @@ def found_layout(names: set[str], kind: Literal["internvl", "transformers", "par
     else:
         base = transformers_layout()
         if any(name.startswith("model.") for name in names):  # the names transformers 5 has in memory
-            projector = tuple(f"model.{name}" for name in _MM_PROJECTOR)
-            base = Layout("model.vision_tower.", "stock", projector, "model.language_model.", "lm_head.", False)
+            norm, first, second = (f"model.{name}" for name in _MM_PROJECTOR)
+            base = Layout(
+                "model.vision_tower.", "stock", (norm, first, second), "model.language_model.", "lm_head.", False
+            )
     return Layout(base.tower, base.tower_names, base.projector, base.body, base.head, _are_experts_fused(names))
 
 

@@ -126,7 +126,14 @@ def encode_turns(
     input_ids: list[int] = []
     supervised: list[bool] = []
     for segment in segments:
-        ids = [tokenizer.convert_tokens_to_ids(segment.text)] * segment.repeat if segment.marker else list(next(pieces))
+        ids: list[int] = _marker_id(tokenizer, segment.text) * segment.repeat if segment.marker else next(pieces)
         input_ids += ids
         supervised += [segment.supervised] * len(ids)
     return input_ids, supervised
+
+
+def _marker_id(tokenizer: PreTrainedTokenizerFast, marker: str) -> list[int]:
+    found = tokenizer.convert_tokens_to_ids(marker)
+    if not isinstance(found, int) or found == tokenizer.unk_token_id:
+        raise CheckpointError(f"the tokenizer has no {marker}; load it with load_tokenizer and add_markers")
+    return [found]

@@ -44,7 +44,9 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
 def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int | None:
     """The id of a token by its text; None where the vocabulary does not have it."""
     found = tokenizer.convert_tokens_to_ids(token)
-    return None if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token) else int(found)
+    if not isinstance(found, int) or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        return None
+    return found
 
 
 def add_markers(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -66,7 +68,7 @@ def ensure_tokens(tokenizer: PreTrainedTokenizerFast, model: VisionLanguageModel
     the embeddings (a processor's video token) never reach the model and grow nothing.
     """
     model.image_token_id = add_markers(tokenizer)
-    size = model.llm.get_input_embeddings().weight.shape[0]
+    size = model.config.llm.vocab_size
     needed = 1 + max(token_id(tokenizer, marker) or 0 for marker in MARKERS)
     if needed <= size:
         return

@@ -13,23 +13,30 @@ from sailctl.core.schema.model import VisionConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Tower = InternVLVisionModel | Aimv2VisionModel
 
 
 def stock_config(config: VisionConfig) -> InternVLVisionConfig | Aimv2VisionConfig:
     """The transformers config of a tower."""
-    if config.kind == "internvit":
-        return InternVLVisionConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            image_size=[config.image_size, config.image_size],
-            patch_size=[config.patch_size, config.patch_size],
-            layer_norm_eps=config.norm_eps,
-            attention_bias=config.attention_bias,
-            use_qk_norm=config.qk_norm,
-            layer_scale_init_value=config.layer_scale_init,
-        )
+    return _internvit_config(config) if config.kind == "internvit" else _aimv2_config(config)
+
+
+def _internvit_config(config: VisionConfig) -> InternVLVisionConfig:
+    return InternVLVisionConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        image_size=[config.image_size, config.image_size],
+        patch_size=[config.patch_size, config.patch_size],
+        layer_norm_eps=config.norm_eps,
+        attention_bias=config.attention_bias,
+        use_qk_norm=config.qk_norm,
+        layer_scale_init_value=config.layer_scale_init,
+    )
+
+
+def _aimv2_config(config: VisionConfig) -> Aimv2VisionConfig:
     return Aimv2VisionConfig(
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
@@ -43,17 +50,17 @@ def stock_config(config: VisionConfig) -> InternVLVisionConfig | Aimv2VisionConf
     )
 
 
-def build_vision(config: VisionConfig) -> nn.Module:
+def build_vision(config: VisionConfig) -> Tower:
     """A tower of this shape with transformers' own initial values; drop path is added by hooks where asked for."""
     if config.kind == "aimv2":
-        return Aimv2VisionModel(stock_config(config))
-    tower = InternVLVisionModel(stock_config(config))
+        return Aimv2VisionModel(_aimv2_config(config))
+    tower = InternVLVisionModel(_internvit_config(config))
     if config.drop_path > 0:
         _add_drop_path(tower, config)
     return tower
 
 
-def layers_of(tower: nn.Module) -> nn.ModuleList:
+def layers_of(tower: Tower) -> nn.ModuleList:
     """The tower's transformer layers, first to last."""
     return tower.encoder.layer if isinstance(tower, InternVLVisionModel) else tower.encoder.layers
 
@@ -65,7 +72,7 @@ def normalise(tiles_ICSS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return ((tiles_ICSS.float() / 255 - mean) / std).to(dtype)
 
 
-def patch_features(tower: nn.Module, pixels_ICSS: torch.Tensor, select_layer: int) -> torch.Tensor:
+def patch_features(tower: Tower, pixels_ICSS: torch.Tensor, select_layer: int) -> torch.Tensor:
     """Patch features (I, P, D) with the class token dropped, as `hidden_states[select_layer]` of the original code.
 
     hidden_states holds the embeddings and then each layer's output: N + 1 entries. Only -1 means the tower's last
@@ -114,5 +121,5 @@ def _add_drop_path(tower: InternVLVisionModel, config: VisionConfig) -> None:
     for index, layer in enumerate(tower.encoder.layer):
         rate = config.drop_path * index / max(1, config.num_layers - 1)
         if rate > 0:
-            layer.attention.register_forward_hook(hook_for(rate))
-            layer.mlp.register_forward_hook(hook_for(rate))
+            for branch in (layer.get_submodule("attention"), layer.get_submodule("mlp")):
+                branch.register_forward_hook(hook_for(rate))

@@ -67,7 +67,7 @@ class VisionLanguageModel(nn.Module):
                 f"image tokens {expected} ≠ vision features {found} "
                 f"({num_tiles} tiles of {self.config.tokens_per_tile} tokens each); check the image placeholders"
             )
-        if not num_tiles:
+        if tiles_ICSS is None or not num_tiles:
             return embeddings
         features = self.encode_tiles(tiles_ICSS).to(embeddings.dtype)
         return embeddings.masked_scatter(is_image.unsqueeze(-1), features)
@@ -124,10 +124,9 @@ class VisionLanguageModel(nn.Module):
         Rows are left-padded and share a KV cache. `temperature` 0 is greedy; above it, sampling draws from `seed` and
         leaves the caller's random state alone.
         """
-        was_training = self.training
+        modes = {part: part.training for part in (self, self.vision, self.projector, self.llm)}
         self.eval()
-        device = self.llm.get_input_embeddings().weight.device
-        embeddings_BSD, mask_BS = self._left_padded(input_ids, tiles, device)
+        embeddings_BSD, mask_BS = self._left_padded(input_ids, tiles, self.llm.device)
         options = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -141,7 +140,8 @@ class VisionLanguageModel(nn.Module):
             ids = self.llm.generate(
                 inputs_embeds=embeddings_BSD, attention_mask=mask_BS, generation_config=settings
             ).tolist()
-        self.train(was_training)
+        for part, training in modes.items():  # a frozen tower may be in eval mode while the rest trains
+            part.train(training)
         stops = set(eos_ids)
         ends = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in ids]
         return [row[:end] for row, end in zip(ids, ends, strict=True)]
