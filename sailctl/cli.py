@@ -27,13 +27,16 @@ COMMANDS = {
     "doctor": "Helpers",
 }
 
+# Boxes and colours are for terminals. Loading them takes longer than all the rest of --help, so a pipe gets plain text.
+_on_terminal = sys.stdout is not None and sys.stdout.isatty()
+
 app = typer.Typer(
     name="sailctl",
     help="Build vision-language models the SAIL-VL way: pretrain, tune, anneal, benchmark, look at the result.",
     epilog="Start with: sailctl doctor, then sailctl pretrain --stage alignment",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="rich" if _on_terminal else None,
     pretty_exceptions_enable=False,  # its tracebacks print local variables, which may hold what belongs in no log
 )
 

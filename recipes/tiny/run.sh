@@ -7,23 +7,21 @@ set -euo pipefail
 recipe=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 runs=${RUNS:-runs/tiny}
 
-# measure STAGE SAMPLES: held-out questions a task; a stage measured since its last checkpoint is left alone.
+# measure STAGE SAMPLES [OPTION...]: held-out questions a task; what is answered already is not asked again.
 measure() {
-    if [ ! "$runs/$1/bench/results.json" -nt "$runs/$1/latest" ]; then
-        sailctl bench --checkpoint "$runs/$1" --suite synth --samples "$2" --out "$runs/$1/bench"
-    fi
+    sailctl bench --suite synth --checkpoint "$runs/$1" --out "$runs/$1/bench" --samples "${@:2}"
 }
 
 sailctl pretrain --stage alignment --recipe "$recipe" --out "$runs/alignment" --resume "$@"
-measure alignment 20
+measure alignment 20 --no-baselines
 sailctl pretrain --stage advance --recipe "$recipe" --checkpoint "$runs/alignment" --out "$runs/advance" --resume "$@"
-measure advance 20
+measure advance 20 --no-baselines
 sailctl anneal --recipe "$recipe" --checkpoint "$runs/advance" --out "$runs/anneal" --resume "$@"
-measure anneal 20
+measure anneal 20 --no-baselines
 sailctl sft --stage knowledge --recipe "$recipe" --checkpoint "$runs/advance" --out "$runs/knowledge" --resume "$@"
-measure knowledge 20
+measure knowledge 20 --no-baselines
 sailctl sft --stage instruction --recipe "$recipe" --checkpoint "$runs/knowledge" --out "$runs/instruction" --resume "$@"
-measure instruction 20
+measure instruction 20 --no-baselines
 sailctl sft --stage preference --recipe "$recipe" --checkpoint "$runs/instruction" --out "$runs/preference" --resume "$@"
 measure preference 100
-sailctl report --runs "$runs"
+sailctl report --runs "$runs" --seconds "$SECONDS"
