@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import (
     PreTrainedConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -16,8 +17,7 @@ from sailctl.core.model.attention import VARLEN
 from sailctl.core.schema.model import LLMConfig
 
 _CONFIGS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "qwen3_moe": Qwen3MoeConfig}
-LanguageModel = Qwen2ForCausalLM | Qwen3ForCausalLM | Qwen3MoeForCausalLM
-_MODELS: dict[str, type[LanguageModel]] = {
+_MODELS: dict[str, type[PreTrainedModel]] = {
     "qwen2": Qwen2ForCausalLM,
     "qwen3": Qwen3ForCausalLM,
     "qwen3_moe": Qwen3MoeForCausalLM,
@@ -51,12 +51,12 @@ def stock_config(config: LLMConfig) -> PreTrainedConfig:
     return _CONFIGS[config.kind](**values)
 
 
-def model_class(config: LLMConfig) -> type[LanguageModel]:
+def model_class(config: LLMConfig) -> type[PreTrainedModel]:
     """The transformers class of a language model."""
     return _MODELS[config.kind]
 
 
-def build_llm(config: LLMConfig) -> LanguageModel:
+def build_llm(config: LLMConfig) -> PreTrainedModel:
     """A language model of this shape with transformers' own initial values."""
     stock = stock_config(config)
     stock._attn_implementation = VARLEN

@@ -6,6 +6,7 @@ Shapes: T packed tokens, I tiles, V visual tokens of a tile, D the language mode
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class VisionLanguageModel(nn.Module):
         with no_init_weights():
             self.vision = build_vision(config.vision)
             self.projector = build_projector(config)
-            self.llm = build_llm(config.llm)
+            self.llm: Any = build_llm(config.llm)  # Any: generate() is beyond PreTrainedModel's annotations
         self.llm.tie_weights()
         if initialise:
             reset_weights(self, layer_scale_init=config.vision.layer_scale_init)
