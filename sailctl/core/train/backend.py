@@ -59,7 +59,8 @@ class Plain:
         """See `Backend.backward`."""
         with self._autocast():
             loss = pack_loss(self.model, pack.to(self._device.torch))
-        (loss / loss_weight).backward()
+        if loss.requires_grad:  # a pack without images teaches a projector nothing
+            (loss / loss_weight).backward()
         return loss.item()
 
     def clip(self) -> float:

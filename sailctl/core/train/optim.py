@@ -108,7 +108,7 @@ class Optimizers:
         names = {name for group in self.groups for name in group.parameters}
         extra = sorted(set(by_parameter) - names)
         # A parameter that no gradient ever reached (a layer behind select_layer) rightly has no state.
-        if extra or not by_parameter:
+        if extra:
             raise CheckpointError(
                 f"{where}: the optimiser state of {len(by_parameter)} parameters does not fit the "
                 f"{len(names)} trainable ones; {len(extra)} are not trainable here ({', '.join(extra[:3]) or '-'})"

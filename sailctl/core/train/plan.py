@@ -57,6 +57,7 @@ def describe_plan(plan: dict[str, Any]) -> str:
     from sailctl.core.schema.load import dump_recipe
 
     parent, train = plan["parent"], plan["recipe"]["train"]
+    schedule = f"schedule {train['schedule']}"
     start = "none: starts from the recipe's model" if parent is None else f"{parent['path']} ({parent['state']})"
     lines = [
         f"run:        {plan['run_dir']}, from step {plan['starts_at_step']}, on {plan['device']}",
@@ -69,7 +70,7 @@ def describe_plan(plan: dict[str, Any]) -> str:
             f"parameters: {name}: {entry['trainable']:,} of {entry['total']:,} trainable"
             for name, entry in plan["parameters"].items()
         ),
-        f"steps:      {plan['steps']:,} of about {train['global_batch_samples']:,} samples, schedule {train['schedule']}",
+        f"steps:      {plan['steps']:,}, about {train['global_batch_samples']:,} samples each, {schedule}",
         "",
         dump_recipe(Recipe.model_validate(plan["recipe"])).rstrip(),
     ]
