@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -184,16 +182,6 @@ def test_the_vocabulary_holds_every_word_of_the_templates() -> None:
         assert set(words_of(item.question)) <= known
 
 
-def test_a_sample_takes_less_than_a_millisecond() -> None:
-    for task in TRAIN_TASKS:
-        times = []
-        for index in range(40):
-            start = time.process_time()
-            generate(task, 3, 2, index, "train")
-            times.append(time.process_time() - start)
-        assert statistics.median(times) < 1e-3, task
-
-
 def test_other_fonts() -> None:
     import matplotlib
 
@@ -239,6 +227,7 @@ GOLDEN = {
     ),
     "ocr_word": ("Read the word.", "MULTIPLY"),
     "ocr_word_unseen": ("What does the image say?", "EDITING"),
+    "ocr_code": ("Read the code.", "P06H8DF5"),
     "ocr_text": ("Write down the text.", "THE\nGIVEN\nPYTHON\nFUNCTION"),
     "chart": ("What is the value of bar T?", "4"),
     "closed_vqa": ("Is the ring purple?", "no"),

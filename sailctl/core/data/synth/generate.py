@@ -16,6 +16,7 @@ _BUILDERS: dict[str, Callable[[Brief, Draw], SynthItem]] = {
     "caption": scenes.caption,
     "ocr_word": writing.ocr_word,
     "ocr_word_unseen": writing.ocr_word,
+    "ocr_code": writing.ocr_code,
     "ocr_text": writing.ocr_text,
     "chart": charts.chart,
     "closed_vqa": questions.closed_vqa,

@@ -19,6 +19,7 @@ TASKS = (
     "caption",
     "ocr_word",
     "ocr_word_unseen",
+    "ocr_code",
     "ocr_text",
     "chart",
     "closed_vqa",

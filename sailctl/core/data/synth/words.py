@@ -35,6 +35,7 @@ CAPTION_THING = "A {size} {color} {shape} is in the {place}."
 CAPTION_SIDE = "The {a} is {side} the {b}."
 
 WORD_PROMPTS = ("Read the word.", "What word is shown?", "What does the image say?")
+CODE_PROMPTS = ("Read the code.", "What code is shown?")
 TEXT_PROMPTS = ("Read the text.", "What text is shown?", "Write down the text.")
 
 CHART_PROMPT = "Describe the chart."

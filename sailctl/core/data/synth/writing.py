@@ -9,6 +9,7 @@ from sailctl.core.data.synth.item import NATIVE_SIZE, Brief, Draw, SynthItem
 COLUMNS = NATIVE_SIZE // CELL
 _LETTERS = ((3, 4), (5, 6), (7, 8))  # of a word, by level
 _LINES = ((1, 1), (2, 2), (4, 5))  # of a text, by level
+_CODE_CHARACTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"  # no I and no O: nobody can tell them from 1 and 0
 _CHINESE_CELL = 2 * CELL  # a character of many strokes needs four patches
 
 
@@ -29,20 +30,41 @@ def _corner(brief: Brief, draw: Draw, x: int, y: int, width: int, height: int) -
 
 
 def ocr_word(brief: Brief, draw: Draw) -> SynthItem:
-    """One word in capitals on one row of cells. Only the task `ocr_word_unseen` shows held-out words."""
+    """One word in capitals. Only the task `ocr_word_unseen` shows held-out words."""
     heldout = brief.task == "ocr_word_unseen"
     if brief.lang == "zh":
         count = 2 if brief.level == 3 else 1
         word = "".join(draw.sample(chinese.words_of(heldout), count))
-        question, cell = draw.choice(chinese.WORD_PROMPTS), _CHINESE_CELL
-    else:
-        word = draw.choice(lexicon.words_by_length(heldout, *_LETTERS[brief.level - 1])).upper()
-        question, cell = draw.choice(words.WORD_PROMPTS), CELL
+        return _one_row(brief, draw, word, draw.choice(chinese.WORD_PROMPTS), "word", _CHINESE_CELL)
+    word = draw.choice(lexicon.words_by_length(heldout, *_LETTERS[brief.level - 1])).upper()
+    return _one_row(brief, draw, word, draw.choice(words.WORD_PROMPTS), "word", _cell(brief))
+
+
+def ocr_code(brief: Brief, draw: Draw) -> SynthItem:
+    """Letters and digits in no order that a language has: nothing but the picture tells the next one.
+
+    A code never is a held-out word, however unlikely that is.
+    """
+    length = draw.integer(*_LETTERS[brief.level - 1])
+    code = "".join(draw.choice(_CODE_CHARACTERS) for _ in range(length))
+    while code.lower() in lexicon.heldout_words():
+        code = "".join(draw.choice(_CODE_CHARACTERS) for _ in range(length))
+    return _one_row(brief, draw, code, draw.choice(words.CODE_PROMPTS), "code", _cell(brief))
+
+
+def _cell(brief: Brief) -> int:
+    """Large type at level 1, one cell of the patch grid a letter above it."""
+    return 2 * CELL if brief.level == 1 else CELL
+
+
+def _one_row(brief: Brief, draw: Draw, text: str, question: str, kind: str, cell: int) -> SynthItem:
+    """Writing on one row of cells: at level 2 it starts at the left edge, otherwise anywhere."""
     canvas, color = _page(brief, draw)
-    column, row = draw.below(NATIVE_SIZE // cell - len(word) + 1), draw.below(NATIVE_SIZE // cell)
-    x, y = _corner(brief, draw, column * cell, row * cell, len(word) * cell, cell)
-    canvas.text(word, x, y, color, cell)
-    return SynthItem(canvas.image, question, word, (word,), (), (), brief.task, brief.level, "word")
+    column, row = draw.below(NATIVE_SIZE // cell - len(text) + 1), draw.below(NATIVE_SIZE // cell)
+    column = 0 if brief.level == 2 else column
+    x, y = _corner(brief, draw, column * cell, row * cell, len(text) * cell, cell)
+    canvas.text(text, x, y, color, cell)
+    return SynthItem(canvas.image, question, text, (text,), (), (), brief.task, brief.level, kind)
 
 
 def ocr_text(brief: Brief, draw: Draw) -> SynthItem:
