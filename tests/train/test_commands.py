@@ -94,7 +94,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(
 
 
 def test_ctrl_c_in_the_terminal_saves_and_the_printed_command_goes_on(recipe: Path, tmp_path: Path) -> None:
-    """A real process group with data workers gets SIGINT, as a terminal sends it; the named command finishes the run."""
+    """A real process group with data workers gets SIGINT, as a terminal sends it; the message says how to go on."""
     words = ["pretrain", "--stage", "alignment", "--recipe", str(recipe), "--out", "out dir", "--device", "cpu"]
     words += ["--set", "train.max_steps=4000", "--set", "data.workers=1", "--set", "train.save_every=1000"]
     process = subprocess.Popen(
