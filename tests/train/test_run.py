@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from sailctl.core.errors import CheckpointError, DataError, Interrupted, StorageError, TrainingError, UsageError
 from sailctl.core.train import backend, checkpoint, run
@@ -273,15 +274,24 @@ def test_a_signal_saves_the_step_and_says_how_to_go_on(
     assert final(tmp_path / "out") == final(tmp_path / "straight")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),  # as tokenizers raises it
+    ],
+    ids=["python", "safetensors", "tokenizers"],
+)
 def test_a_full_disk_stops_the_run_which_then_goes_on(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = checkpoint.save
 
     def full(*args: object, write_weights: object, **options: object) -> object:
         def fails(folder: Path) -> None:
             write_weights(folder)
-            raise OSError(28, "No space left on device")
+            raise error
 
         return real(*args, write_weights=fails if args[1] == 4 else write_weights, **options)
 

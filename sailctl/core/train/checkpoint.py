@@ -114,7 +114,7 @@ def save(
     folder = run_dir / "checkpoints"
     target = folder / f"step-{step:08d}"
     temporary = folder / f"{_TEMPORARY}{target.name}"
-    with storage_errors(target), _safetensors_errors():
+    with storage_errors(target), _rust_errors():
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / "weights").mkdir(parents=True)
@@ -144,15 +144,16 @@ def sweep(run_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _safetensors_errors() -> Iterator[None]:
-    """Turn the safetensors writer's own exception back into the OSError it hides in its text."""
-    from safetensors import SafetensorError
+def _rust_errors() -> Iterator[None]:
+    """Turn what the writers of safetensors and tokenizers raise back into the OSError hidden in its text.
 
+    Neither has a class for it: safetensors raises its general error, tokenizers a plain Exception.
+    """
     try:
         yield
-    except SafetensorError as error:
+    except Exception as error:
         code = re.search(r"\(os error (\d+)\)", str(error))
-        if code is None:
+        if isinstance(error, OSError) or code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
