@@ -80,7 +80,7 @@ def test_varlen_equals_dense_block_mask(kv_heads: int, causal: bool) -> None:
     ).transpose(0, 1)
     cu_seqlens = torch.tensor([0, 5, 6, 15], dtype=torch.int32)
     packed = device_of(q).varlen_attention(q, k, v, cu_seqlens, 9, causal, 0.3)
-    assert (packed - dense).abs().max() <= 1e-6  # worst measured 2.4e-7
+    assert (packed - dense).abs().max() <= 1e-6  # worst measured 3.6e-7
 
 
 @pytest.mark.gpu
