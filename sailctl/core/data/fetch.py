@@ -65,13 +65,14 @@ def worker_context(modules: Sequence[str]) -> BaseContext:
     """The multiprocessing context workers start from; begins importing `modules` in the background right away."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.utils.data", __name__, *modules])
-    # Ctrl-C goes to the whole process group. The mask is inherited: neither the server nor a child on its way up has a
-    # moment in which it would print a traceback.
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    # Ctrl-C, and a cluster's SIGTERM, go to the whole process group. The mask is inherited: neither the server nor a
+    # child on its way up has a moment in which it would print a traceback or be gone before the trainer has saved.
+    resource_tracker.ensure_running()  # first, as starting it would lift the mask again
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         forkserver.ensure_running()
     finally:
