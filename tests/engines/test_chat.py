@@ -61,7 +61,7 @@ def test_json_answer(folder: Path) -> None:
             "--max-new-tokens 0: must be at least 1",
         ),
         (("--checkpoint", "model", "--prompt", "q", "--temperature", "-1"), 2, "--temperature -1.0: must be 0"),
-        (("--checkpoint", "model", "--image", "model/config.json"), 1, "bad_image"),
+        (("--checkpoint", "model", "--image", "model/config.json"), 1, "--image model/config.json: bad_image"),
         (("--prompt", "q"), 2, "no completed stage under runs/tiny"),
     ],
 )

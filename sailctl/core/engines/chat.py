@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from sailctl.core import images
 from sailctl.core.device import pick
-from sailctl.core.engines.local import Completion, LocalEngine, Request
-from sailctl.core.errors import UsageError
+from sailctl.core.engines.local import MAX_IMAGE_PIXELS, Completion, LocalEngine, Request
+from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.model.weights import load_model
 from sailctl.core.records import Turn
 
@@ -72,11 +75,13 @@ def _is_complete(run: Path) -> bool:
     return bool(state.get("finished", False))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> Image.Image:
     try:
-        return path.read_bytes()
+        return images.decode(path.read_bytes(), max_pixels=MAX_IMAGE_PIXELS)
     except OSError as error:
         raise UsageError(f"--image {path}: {error.strerror}; give a picture file") from error
+    except SampleError as error:
+        raise DataError(f"--image {path}: {error}; give another picture") from error
 
 
 def as_json(completion: Completion) -> dict[str, Any]:

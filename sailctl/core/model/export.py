@@ -14,6 +14,7 @@ from sailctl.core.device import pick
 from sailctl.core.errors import UsageError
 from sailctl.core.files import fsync_dir, storage_errors, write_json
 from sailctl.core.model import foreign, layouts
+from sailctl.core.model.foreign_parts import read_json
 from sailctl.core.model.template import IM_END, IM_START, IMG_CONTEXT, IMG_END, IMG_START, ChatTemplate, chat_template
 from sailctl.core.model.tokenizer import stop_ids
 from sailctl.core.model.vision import IMAGENET_MEAN, IMAGENET_STD
@@ -131,7 +132,7 @@ def _name_image_tokens(path: Path) -> None:
         "context_image_token": IMG_CONTEXT,
         "video_token": "<video>",  # the processor wants to know one, and writes image tokens in its place
     }
-    values = foreign.read_json(path)
+    values = read_json(path)
     write_json(path, {**values, "tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": names})
 
 

@@ -18,6 +18,7 @@ from sailctl.core.device import Device
 from sailctl.core.errors import CheckpointError, UsageError
 from sailctl.core.files import storage_errors, write_json
 from sailctl.core.model import foreign, layouts
+from sailctl.core.model.foreign_parts import read_json, read_llm, read_vision
 from sailctl.core.model.presets import model_config
 from sailctl.core.model.shards import TensorFolder
 from sailctl.core.model.tokenizer import add_markers, ensure_tokens, load_tokenizer, token_id
@@ -87,7 +88,7 @@ def _load_own(
     folder: Path, tensors: TensorFolder, tokenizer: PreTrainedTokenizerFast, device: Device, dtype: torch.dtype | None
 ) -> Loaded:
     path = folder / CONFIG_NAME
-    values = foreign.read_json(path)
+    values = read_json(path)
     try:
         config = ModelConfig.model_validate(values["model"])
         image_token_id = int(values["image_token_id"])
@@ -209,7 +210,7 @@ def own_tensors(model: VisionLanguageModel) -> dict[str, torch.Tensor]:
 def _lineage(folder: Path) -> dict[str, Any] | None:
     """The `run.json` of the run whose checkpoint this is: RUN/checkpoints/NAME/weights."""
     path = folder.absolute().parent.parent.parent / "run.json"
-    return foreign.read_json(path) if folder.name == "weights" and path.is_file() else None
+    return read_json(path) if folder.name == "weights" and path.is_file() else None
 
 
 def _allocate(config: ModelConfig, image_token_id: int, dtype: torch.dtype) -> VisionLanguageModel:
@@ -243,7 +244,7 @@ def _untie_if_stored_apart(llm: LLMConfig, tensors: TensorFolder, layout: layout
 
 def _foreign_image_token(folder: Path, tokenizer: PreTrainedTokenizerFast) -> int:
     found = token_id(tokenizer, "<IMG_CONTEXT>")
-    stated = foreign.read_json(folder / "config.json").get("image_token_id")
+    stated = read_json(folder / "config.json").get("image_token_id")
     if stated is not None and stated != found:
         raise CheckpointError(
             f"{folder / 'config.json'}: image_token_id {stated} ≠ {found}, the tokenizer's <IMG_CONTEXT>; "
@@ -264,7 +265,7 @@ def _recipe_path(text: str | None, recipe_dir: Path) -> Path | None:
 def _agreed_llm(wanted: LLMConfig, folder: Path) -> LLMConfig:
     """The LLM config of its own checkpoint, which must have the recipe's shapes."""
     path = folder / "config.json"
-    found = foreign.read_llm(foreign.read_json(path), str(path))
+    found = read_llm(read_json(path), str(path))
     theirs, ours = found.model_dump(), wanted.model_dump()
     if wanted.kind == "qwen2" or wanted.head_dim is None:
         ours["head_dim"] = theirs["head_dim"]
@@ -277,7 +278,7 @@ def _agreed_llm(wanted: LLMConfig, folder: Path) -> LLMConfig:
 
 def _check_vision(config: ModelConfig, folder: Path) -> None:
     path = folder / "config.json"
-    theirs = foreign.read_vision(foreign.read_json(path), str(path)).model_dump()
+    theirs = read_vision(read_json(path), str(path)).model_dump()
     ours = config.vision.model_dump()
     for key in theirs.keys() - {"drop_path", "layer_scale_init"}:  # of training and of random weights
         if theirs[key] != ours[key]:
