@@ -164,14 +164,23 @@ def test_a_cache_of_impossible_spans_is_made_anew(tmp_path):
     np.testing.assert_array_equal(shard_index(str(path), "tar").spans, made.spans)
 
 
-def test_a_folder_that_is_not_ours_uses_the_user_s_cache(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["read-only", "name taken"])
+def test_a_folder_that_is_not_ours_uses_the_user_s_cache(tmp_path, monkeypatch, how):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    path = write_tar(tmp_path / "a.tar", [("0.txt", b"x")])
-    (tmp_path / ".a.tar.sailctl-index").mkdir()  # nothing can be renamed to this name, whoever runs the test
-    assert len(shard_index(str(path), "tar")) == 1
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = write_tar(folder / "a.tar", [("0.txt", b"x")])
+    if how == "read-only":
+        folder.chmod(0o555)  # holds for root, too, who could write there
+    else:
+        (folder / ".a.tar.sailctl-index").mkdir()
+    before = sorted(os.listdir(folder))
+    try:
+        assert len(shard_index(str(path), "tar")) == 1
+        assert sorted(os.listdir(folder)) == before
+    finally:
+        folder.chmod(0o755)
     assert len(list((tmp_path / "cache" / "sailctl" / "index").iterdir())) == 1
-    monkeypatch.setitem(index._INDEXERS, "tar", None)
-    assert len(shard_index(str(path), "tar")) == 1
 
 
 def test_a_shard_that_is_gone(tmp_path):

@@ -259,7 +259,8 @@ def _cache_paths(path: str) -> list[Path]:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sailctl" / "index"
     name = path if files.is_url(path) else os.path.abspath(path)
     shared = root / f"{hashlib.blake2b(name.encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()}.npz"
-    if files.is_url(path):
+    # the mode counts, not whether we could: root may write into a folder that is marked read-only, and should not
+    if files.is_url(path) or not Path(path).absolute().parent.stat().st_mode & 0o222:
         return [shared]
     return [Path(path).with_name(f".{Path(path).name}.sailctl-index"), shared]
 
