@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,23 +133,16 @@ def _json_bytes(record: dict[str, Any]) -> bytes:
 
 def _write_tar(part: Part) -> None:
     """WebDataset: members of one sample share their stem; times and owners are fixed, for equal bytes."""
-    with atomic_write(part.path) as handle, tarfile.open(fileobj=handle, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+    from webdataset.writer import TarWriter
+
+    with atomic_write(part.path) as handle, TarWriter(handle, user="", group="", mtime=0, encoder=False) as tar:
         for key, item, record, jpeg in samples(part):
-            members = {"jpg": jpeg, "json": _json_bytes(record)}
+            members = {"__key__": key, "json": _json_bytes(record)}
             if part.layout == "img2dataset":
-                about = {
-                    "key": key,
-                    "caption": item.answer,
-                    "status": "success",
-                    "width": part.size,
-                    "height": part.size,
-                }
-                members = {"jpg": jpeg, "json": _json_bytes(about), "txt": item.answer.encode()}
-            for suffix, data in members.items():
-                if data is not None:
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size, member.mode, member.mtime = len(data), 0o444, 0
-                    tar.addfile(member, io.BytesIO(data))
+                size = {"width": part.size, "height": part.size}
+                about = {"key": key, "caption": item.answer, "status": "success", **size}
+                members |= {"json": _json_bytes(about), "txt": item.answer.encode()}
+            tar.write(members if jpeg is None else members | {"jpg": jpeg})
 
 
 def _write_llava(part: Part) -> None:
