@@ -37,6 +37,7 @@ IMAGE, TOLERANCE = 261, 1e-4
 PROMPT = [257, 84, 259, *[IMAGE] * 8, 260, 71, 72, 258]  # two tiles of four tokens
 TEXT = {"vocab_size": 262, "hidden_size": 40, "intermediate_size": 64, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+QWEN2 = {**TEXT, **HEADS, "model_type": "qwen2"}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
@@ -129,6 +130,14 @@ def test_transformers_layout_in_and_out(tmp_path: Path, kind: str, tied: bool, l
     assert_same_tokens(ours, again)
     left, right = stock.state_dict(), again.state_dict()
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_names_as_transformers_5_has_them_in_memory_are_read_too(tmp_path: Path) -> None:
+    stock = reference("qwen3_moe", tied=False, layer=-1, seed=1)
+    stock.save_pretrained(tmp_path)
+    save_file({name: value.clone() for name, value in stock.state_dict().items()}, tmp_path / "model.safetensors")
+    tiny_tokenizer(tmp_path)
+    assert worst_error(load(tmp_path), stock) <= TOLERANCE  # worst measured 0.0
 
 
 def to_original(stock: InternVLForConditionalGeneration, folder: Path, **changes: object) -> None:
@@ -296,6 +305,15 @@ def test_what_decides_the_meaning_is_never_assumed(tmp_path: Path, key: str) -> 
         ({"force_image_size": 448}, "force_image_size 448 ≠ vision_config.image_size 56"),
         ({"ps_version": "v3"}, "ps_version = 'v3'"),
         ({"llm_config": {"model_type": "internlm2"}}, "model_type 'internlm2' is not one of qwen2, qwen3, qwen3_moe"),
+        ({"llm_config": {**QWEN2, "num_key_value_heads": None}}, "llm_config: num_key_value_heads is missing"),
+        (
+            {"llm_config": {**QWEN2, "hidden_size": "40"}},
+            "llm_config: hidden_size = '40' is not a positive whole number",
+        ),
+        (
+            {"llm_config": {**QWEN2, "use_sliding_window": True}},
+            "use_sliding_window = True is not supported; only False",
+        ),
         ({"vision_config": {"model_type": "clip"}}, "model_type 'clip' is no vision tower known here"),
         ({"max_dynamic_patch": 400}, "max_tiles = 400"),
     ],
@@ -315,6 +333,15 @@ def test_misshapen_fused_tensor_names_file_and_both_shapes(tmp_path: Path) -> No
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"model\.safetensors: tensor {name} has shape \[64, 32\].*\[96, 32\]"):
         load(folder)
+
+
+def test_rope_scaling_is_carried_through(tmp_path: Path) -> None:
+    scaling = {"type": "dynamic", "rope_type": "dynamic", "factor": 2.0}
+    config = {**QWEN2, "rope_theta": 1e6, "rope_scaling": scaling, "tie_word_embeddings": True}
+    to_original(reference("qwen2", tied=True, layer=-1, seed=5), tmp_path / "original", llm_config=config)
+    ours = load(tmp_path / "original")
+    assert ours.config.llm.rope_theta == 1e6 and ours.config.llm.rope_scaling == scaling
+    assert ours.llm.config.rope_parameters["rope_type"] == "dynamic"
 
 
 def test_v1_pixel_shuffle_has_no_place_in_stock_transformers(tmp_path: Path) -> None:

@@ -20,6 +20,14 @@ _LLM_CLASSES: dict[str, type[PreTrainedConfig]] = {
     "qwen3": Qwen3Config,
     "qwen3_moe": Qwen3MoeConfig,
 }
+_LLM_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
 _AIMV2_TYPES = ("aimv2", "aimv2_vision_model", "sailvit", "sail_vit")
 
 
@@ -35,6 +43,12 @@ class Section:
         if self.values.get(key) is None:
             raise CheckpointError(f"{self.where}: {key} is missing; it decides what the weights mean, so add it")
         return self.values[key]
+
+    def count(self, key: str) -> int:
+        found = self.need(key)
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            raise CheckpointError(f"{self.where}: {key} = {found!r} is not a positive whole number")
+        return found
 
     def get(self, key: str, default: Any) -> Any:
         found = self.values.get(key)
@@ -103,10 +117,10 @@ def _read_aimv2(source: Section) -> VisionConfig:
 
 def _common_vision(source: Section) -> dict[str, Any]:
     return {
-        "hidden_size": source.need("hidden_size"),
-        "intermediate_size": source.need("intermediate_size"),
-        "num_layers": source.need("num_hidden_layers"),
-        "num_heads": source.need("num_attention_heads"),
+        "hidden_size": source.count("hidden_size"),
+        "intermediate_size": source.count("intermediate_size"),
+        "num_layers": source.count("num_hidden_layers"),
+        "num_heads": source.count("num_attention_heads"),
         "image_size": _side(source, "image_size"),
         "patch_size": _side(source, "patch_size"),
     }
@@ -114,11 +128,11 @@ def _common_vision(source: Section) -> dict[str, Any]:
 
 def _side(source: Section, key: str) -> int:
     found = source.need(key)
-    if isinstance(found, list):
-        if len(set(found)) != 1:
-            raise CheckpointError(f"{source.where}: {key} = {found} is not square")
-        return int(found[0])
-    return int(found)
+    if not isinstance(found, list):
+        return source.count(key)
+    if len(set(found)) != 1:
+        raise CheckpointError(f"{source.where}: {key} = {found} is not square")
+    return int(found[0])
 
 
 def read_llm(source: Section | dict[str, Any], where: str = "config.json") -> LLMConfig:
@@ -127,13 +141,13 @@ def read_llm(source: Section | dict[str, Any], where: str = "config.json") -> LL
     kind = source.need("model_type")
     if kind not in _LLM_CLASSES:
         raise CheckpointError(f"{source.where}: model_type {kind!r} is not one of {', '.join(_LLM_CLASSES)}")
-    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
-        source.need(key)
+    for key in _LLM_COUNTS:
+        source.count(key)
     for key, allowed in (("use_sliding_window", False), ("hidden_act", "silu"), ("decoder_sparse_step", 1)):
         source.refuse_unless(key, allowed, allowed)
     source.refuse_unless("mlp_only_layers", [], [])
     if kind == "qwen2":
-        width = source.need("hidden_size") // source.need("num_attention_heads")
+        width = source.count("hidden_size") // source.count("num_attention_heads")
         source.refuse_unless("head_dim", width, width)
     else:
         source.refuse_unless("attention_bias", False, False)
