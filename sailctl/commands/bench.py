@@ -38,10 +38,10 @@ def bench(
     from sailctl.core.bench.lineage import bench_config, check_suite, default_out, report_folder
     from sailctl.core.bench.run import bench as run_bench
     from sailctl.core.bench.run import plan, table
-    from sailctl.core.model.lookup import newest_run
+    from sailctl.core.model.lookup import newest_stage
 
     check_suite(suite)
-    path = newest_run() if checkpoint is None else Path(checkpoint)
+    path = newest_stage() if checkpoint is None else Path(checkpoint)
     config = bench_config(path, samples=samples, seed=seed)
     folder = out or default_out(path)
     if dry_run:

@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sailctl.cli import app
-from sailctl.core.engines.chat import newest_stage
 from sailctl.core.errors import UsageError
+from sailctl.core.model.lookup import newest_stage
 
 
 def run(*arguments: object) -> Result:

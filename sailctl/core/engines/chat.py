@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ from sailctl.core import images
 from sailctl.core.device import pick
 from sailctl.core.engines.local import MAX_IMAGE_PIXELS, Completion, LocalEngine, Request
 from sailctl.core.errors import DataError, SampleError, UsageError
+from sailctl.core.model.lookup import newest_stage
 from sailctl.core.model.weights import load_model
 from sailctl.core.records import Turn
 
-# latest in the curriculum first; the annealed branch only stands in for the trunk
-STAGES = ("preference", "instruction", "knowledge", "anneal", "advance", "alignment")
-TINY_RUNS = Path("runs/tiny")
-DESCRIBE = "Describe this image in detail."
+DESCRIBE = "Describe the image in detail."
 
 
 def ask(
@@ -45,7 +42,7 @@ def ask(
         raise UsageError(f"--temperature {temperature}: must be 0 (greedy) or more")
     pictures = tuple(_read(path) for path in image_files)
     if checkpoint is None:
-        found = newest_stage(TINY_RUNS)
+        found = newest_stage()
         say(f"--checkpoint not given; using {found}")
         checkpoint = str(found)
     place = pick(device)
@@ -53,26 +50,6 @@ def ask(
     engine = LocalEngine(loaded.model, loaded.tokenizer, place)
     turns = (Turn("user", DESCRIBE if prompt is None else prompt),)
     return engine.generate([Request(turns, pictures, max_new_tokens, temperature)])[0]
-
-
-def newest_stage(runs: Path) -> Path:
-    """The run directory of the latest completed stage under `runs`; UsageError naming the remedy if there is none."""
-    for stage in STAGES:
-        if _is_complete(runs / stage):
-            return runs / stage
-    raise UsageError(
-        f"no completed stage under {runs}; give --checkpoint, or first run: sailctl pretrain --stage advance"
-    )
-
-
-def _is_complete(run: Path) -> bool:
-    """Whether a run's newest checkpoint is the one its training ended with."""
-    try:
-        name = (run / "latest").read_text(encoding="utf-8").strip()
-        state = json.loads((run / "checkpoints" / name / "state" / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(state.get("finished", False))
 
 
 def _read(path: Path) -> Image.Image:
