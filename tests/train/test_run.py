@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import SafetensorError
 
 from sailctl.core.errors import CheckpointError, DataError, Interrupted, StorageError, TrainingError, UsageError
+from sailctl.core.schema.model import ModelConfig
 from sailctl.core.train import backend, checkpoint, run
 from tests.helpers_train import Silent, contents, rows, train, write_recipe
 
@@ -73,6 +75,14 @@ def test_the_run_directory_says_what_it_is(trunk: Path) -> None:
     row = json.loads((trunk / "metrics.jsonl").read_text().splitlines()[0])
     assert list(row["perf"]) == ["seconds", "samples_per_s", "tokens_per_s", "data_wait_s", "memory_bytes"]
     assert all(path.suffix in (".json", ".safetensors") for path in checkpoint.latest(trunk).path.rglob("*.*"))
+
+
+def test_the_checkpoint_tiles_as_the_stage_did(trunk: Path) -> None:
+    data = yaml.safe_load((trunk / "recipe.yaml").read_text())["data"]
+    model = json.loads((checkpoint.latest(trunk).weights / "sailctl_config.json").read_text())["model"]
+    limits = ("min_tiles", "max_tiles", "thumbnail")
+    assert [model[key] for key in limits] == [data[key] for key in limits]
+    assert data["max_tiles"] != ModelConfig.model_fields["max_tiles"].default  # else this shows nothing
 
 
 def test_a_finished_run_is_recognised(trunk: Path, recipe: Path) -> None:

@@ -63,6 +63,9 @@ def build_model(
     else:
         loaded = init_model(recipe.model, recipe_dir)
         loaded.model.to(device.torch)
+    # What a model was trained to see is what it is shown later: chat and bench tile as this stage does.
+    for limit in ("min_tiles", "max_tiles", "thumbnail"):
+        setattr(loaded.config, limit, getattr(recipe.data, limit))
     loaded.model.train()
     if "vision" not in recipe.train.trainable:
         loaded.model.vision.eval()  # a frozen tower drops no paths
