@@ -21,8 +21,11 @@ import re
 import shutil
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -113,42 +116,53 @@ def text_passages(texts: list[str], *, characters: int = 240) -> Iterator[str]:
             yield " ".join(passage)
 
 
-# Difficulty rises: large type and single shapes first. From full difficulty at once nothing is learnt in this time.
-PHASES = (("alignment", [1], 0.2), ("advance", [1, 2], 0.35), ("knowledge", [1, 2, 3], 0.45))
-TASKS = {"caption": 1.5, "ocr_word": 1.0, "ocr_code": 2.0, "ocr_text": 0.7}
-TEXT_SHARE = 0.08
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the pretraining, run as the stage `stage` of our own trainer."""
+
+    stage: str
+    levels: list[int]
+    samples: int
+    tasks: dict[str, float]
+    text: dict[str, float]  # share of the samples by file
+    schedule: str
+    lr: float
 
 
-def phase_recipe(stage: str, levels: list[int], samples: int, seed: int, work: Path, lr: float) -> Recipe:
-    """One phase as an ordinary stage: everything learns, on pictures of `levels` and a little running text."""
+# Difficulty rises: large type and single shapes first. From full difficulty at once nothing is learnt in this time. The
+# last phase teaches to look things up: one thing among several in a picture, a place in a text.
+WHOLE = {"caption": 1.5, "ocr_word": 1.0, "ocr_code": 2.0, "ocr_text": 0.7}
+TEXT = {"text": 0.08}
+PARTS = {"region": 2.0, "caption": 0.7, "ocr_word": 0.5, "ocr_code": 0.7, "ocr_text": 1.0}
+PHASES = (
+    Phase("alignment", [1], 12_800, WHOLE, TEXT, "constant", 3e-3),
+    Phase("advance", [1, 2], 22_400, WHOLE, TEXT, "constant", 3e-3),
+    Phase("knowledge", [1, 2, 3], 28_800, WHOLE, TEXT, "cosine", 3e-3),
+    Phase("instruction", [1, 2, 3], 24_000, PARTS, {"text": 0.1, "search": 0.15}, "cosine", 3e-3),
+)
+
+
+def phase_recipe(phase: Phase, number: int, work: Path) -> Recipe:
+    """One phase as an ordinary stage: everything learns, on pictures and running text."""
+    pictures = {"tasks": phase.tasks, "levels": phase.levels, "samples": phase.samples, "seed": BASE_SEED + number}
+    path, weight = str(work / f"data-{phase.stage}"), 1 - sum(phase.text.values())
+    sources: list[dict[str, Any]] = [{"name": "pictures", "path": path, "weight": weight, "synth": pictures}]
+    sources += [{"name": name, "path": str(work / f"{name}.jsonl"), "weight": w} for name, w in phase.text.items()]
     return Recipe.model_validate(
         {
             "name": "tiny-base",
-            "stage": stage,
+            "stage": phase.stage,
             "bootstrap": True,
             "model": {"preset": "tiny", "tokenizer": str(work / "tokenizer")},
-            "data": {
-                "sources": [
-                    {
-                        "name": "pictures",
-                        "path": str(work / f"data-{stage}"),
-                        "weight": 1 - TEXT_SHARE,
-                        "synth": {"tasks": TASKS, "levels": levels, "samples": samples, "seed": BASE_SEED + seed},
-                    },
-                    {"name": "text", "path": str(work / "text.jsonl"), "weight": TEXT_SHARE},
-                ],
-                "pack_tokens": 4096,
-                "pack_tiles": 64,
-            },
+            "data": {"sources": sources, "pack_tokens": 4096, "pack_tiles": 64},
             "train": {
                 "global_batch_samples": 32,
-                "lr": lr,
+                "lr": phase.lr,
                 "optimizer": "muon",
                 "weight_decay": 0.01,
                 "loss_weighting": "sqrt",
-                # the learning rate falls only in the last phase
-                "schedule": "cosine" if stage == PHASES[-1][0] else "constant",
-                "max_samples": samples,
+                "schedule": phase.schedule,
+                "max_samples": phase.samples,
                 "save_every": 250,
                 "seed": BASE_SEED,
             },
@@ -156,15 +170,29 @@ def phase_recipe(stage: str, levels: list[int], samples: int, seed: int, work: P
     )
 
 
-def write_text(texts: list[str], path: Path) -> None:
-    """Passages as text-only conversations: the beginning is given, the rest is the answer."""
+def continuations(texts: list[str]) -> Iterator[tuple[str, str]]:
+    """(question, answer): a passage goes on from its beginning."""
+    for passage in text_passages(texts):
+        words = passage.split(" ")
+        yield "Continue: " + " ".join(words[:4]), " ".join(words[4:])
+
+
+def searches(texts: list[str]) -> Iterator[tuple[str, str]]:
+    """(question, answer): a passage and two of its words; the answer is what follows them there."""
+    for number, passage in enumerate(text_passages(texts)):
+        words = passage.split(" ")
+        pairs = Counter(pairwise(words))
+        spots = [k for k in range(len(words) - 6) if pairs[words[k], words[k + 1]] == 1]
+        if spots:
+            spot = spots[number * 7919 % len(spots)]
+            yield f"{passage}\nFind: {words[spot]} {words[spot + 1]}", " ".join(words[spot + 2 : spot + 6])
+
+
+def write_text(conversations: Iterable[tuple[str, str]], path: Path) -> None:
+    """Text-only conversations as LLaVA JSONL."""
     with atomic_write(path) as handle:
-        for number, passage in enumerate(text_passages(texts)):
-            words = passage.split(" ")
-            turns = [
-                {"from": "human", "value": "Continue: " + " ".join(words[:4])},
-                {"from": "gpt", "value": " ".join(words[4:])},
-            ]
+        for number, (question, answer) in enumerate(conversations):
+            turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
             handle.write((json.dumps({"id": f"text-{number}", "conversations": turns}) + "\n").encode())
 
 
@@ -185,25 +213,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs; a rerun goes on there")
     parser.add_argument("--out", type=Path, required=True, help="where the parts go")
-    parser.add_argument("--samples", type=int, default=80_000, help="samples over all phases")
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     args = parser.parse_args()
     texts = list(stdlib_docstrings())
-    if not (args.work / "tokenizer").is_dir():
+    if not (args.work / "search.jsonl").is_file():
         build_tokenizer(vocabulary(), texts, args.work / "tokenizer")
-        write_text(texts, args.work / "text.jsonl")
+        write_text(continuations(texts), args.work / "text.jsonl")
+        write_text(searches(texts), args.work / "search.jsonl")
     parent = None
-    for number, (stage, levels, share) in enumerate(PHASES):
-        recipe = phase_recipe(stage, levels, int(args.samples * share), number, args.work, args.lr)
-        out = args.work / stage
+    for number, phase in enumerate(PHASES):
+        out = args.work / phase.stage
         result = train_stage(
-            recipe, recipe_dir=args.work, out=out, checkpoint=parent, resume=True, device="cpu", reporter=Reporter()
+            phase_recipe(phase, number, args.work),
+            recipe_dir=args.work,
+            out=out,
+            checkpoint=parent,
+            resume=True,
+            device="cpu",
+            reporter=Reporter(),
         )
-        print(
-            f"{stage} (levels {levels}): loss {result.loss_first:.3f} → {result.loss_last:.3f}, {result.seconds:.0f} s"
-        )
+        print(f"{phase}: loss {result.loss_first:.3f} → {result.loss_last:.3f}, {result.seconds:.0f} s", flush=True)
         parent = str(out)
-    save_parts(args.work / PHASES[-1][0], args.out)
+    save_parts(args.work / PHASES[-1].stage, args.out)
 
 
 if __name__ == "__main__":

@@ -225,6 +225,7 @@ GOLDEN = {
         "There are three shapes. A large green triangle is in the top right. "
         "A large blue cross is in the bottom left. A small purple diamond is in the bottom right.",
     ),
+    "region": ("Describe the orange shape.", "A small orange circle is in the top left."),
     "ocr_word": ("Read the word.", "MULTIPLY"),
     "ocr_word_unseen": ("What does the image say?", "EDITING"),
     "ocr_code": ("Read the code.", "P06H8DF5"),

@@ -14,6 +14,7 @@ MAX_SIZE = 4096  # px
 
 _BUILDERS: dict[str, Callable[[Brief, Draw], SynthItem]] = {
     "caption": scenes.caption,
+    "region": scenes.region,
     "ocr_word": writing.ocr_word,
     "ocr_word_unseen": writing.ocr_word,
     "ocr_code": writing.ocr_code,

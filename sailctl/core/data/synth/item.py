@@ -17,6 +17,7 @@ Language = Literal["en", "zh"]
 
 TASKS = (
     "caption",
+    "region",
     "ocr_word",
     "ocr_word_unseen",
     "ocr_code",

@@ -98,3 +98,14 @@ def caption(brief: Brief, draw: Draw) -> SynthItem:
         elements = tuple(chinese.element(thing) for thing in things)
     image = paint(brief, draw, things).image
     return SynthItem(image, question, answer, (answer,), (), elements, "caption", brief.level, "caption")
+
+
+def region(brief: Brief, draw: Draw) -> SynthItem:
+    """The caption of one thing of a scene of two to four, singled out by its colour, its shape or its place."""
+    things = random_things(draw, brief.level, brief.level + 1)
+    thing = things[0]
+    prompt = draw.choice(words.REGION_PROMPTS)
+    question = prompt.format(color=thing.color, shape=thing.shape, place=thing.place)
+    answer = words.CAPTION_THING.format(size=thing.size, color=thing.color, shape=thing.shape, place=thing.place)
+    image = paint(brief, draw, things).image
+    return SynthItem(image, question, answer, (answer,), (), (thing.element,), "region", brief.level, "region")

@@ -34,6 +34,12 @@ CAPTION_FIRST = "There are {count} shapes."
 CAPTION_THING = "A {size} {color} {shape} is in the {place}."
 CAPTION_SIDE = "The {a} is {side} the {b}."
 
+REGION_PROMPTS = (
+    "Describe the {color} shape.",
+    "Describe the {shape}.",
+    "Describe the shape in the {place}.",
+)
+
 WORD_PROMPTS = ("Read the word.", "What word is shown?", "What does the image say?")
 CODE_PROMPTS = ("Read the code.", "What code is shown?")
 TEXT_PROMPTS = ("Read the text.", "What text is shown?", "Write down the text.")
