@@ -39,6 +39,23 @@ def test_saved_state_comes_back_and_old_ones_go(tmp_path: Path) -> None:
     assert sorted(listed) == ["state/optimizer.safetensors", "state/state.json", "weights/model.safetensors"]
 
 
+def test_going_back_to_an_older_checkpoint_never_removes_the_new_one(tmp_path: Path) -> None:
+    """What the message about a damaged checkpoint advises: name the one before it in `latest`, and go on."""
+    for step in (10, 20, 30):
+        save(tmp_path, step, keep=3)
+    (tmp_path / "latest").write_text("step-00000010")
+    assert save(tmp_path, 11, keep=1).path.is_dir()
+    checkpoint.latest(tmp_path).verify()
+    assert checkpoint.complete(tmp_path) == ["step-00000011", "step-00000020", "step-00000030"]
+
+
+def test_a_branch_without_optimiser_state_is_one_line(tmp_path: Path) -> None:
+    saved = save(tmp_path, 1)
+    (saved.path / "state" / "optimizer.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors: cannot be read"):
+        saved.optimizer()
+
+
 def test_equal_weights_have_equal_hashes(tmp_path: Path) -> None:
     first, second = save(tmp_path, 1), save(tmp_path, 2)
     assert first.weights_sha256() == second.weights_sha256()

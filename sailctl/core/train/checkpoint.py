@@ -46,10 +46,15 @@ class Checkpoint:
         return _read_json(self.path / "state" / "state.json")
 
     def optimizer(self) -> dict[str, Tensor]:
-        """Optimiser state as named tensors."""
+        """Optimiser state as named tensors; CheckpointError where it was removed or is damaged."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(self.path / "state" / "optimizer.safetensors")
+        path = self.path / "state" / "optimizer.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}; take a checkpoint that has its state") from None
 
     def weights_sha256(self) -> str:
         """One hash over the manifest's hashes of the weights folder: equal weights, equal hash."""
@@ -105,7 +110,7 @@ def save(
     state: dict[str, Any],
     keep: int,
 ) -> Checkpoint:
-    """Write a checkpoint, make it the latest one and remove all but the newest `keep`.
+    """Write a checkpoint, make it the latest one and remove all but it and the `keep` - 1 before it.
 
     `write_weights` fills the folder it is given. A full disk raises StorageError and leaves only complete checkpoints.
     """
@@ -132,7 +137,8 @@ def save(
         fsync_dir(folder)
         with atomic_write(run_dir / "latest") as file:
             file.write(target.name.encode())
-    for name in complete(run_dir)[:-keep]:
+    # later ones are of a future that was given up: whoever wrote an older name into `latest` may still want them
+    for name in [name for name in complete(run_dir) if name <= target.name][:-keep]:
         _remove(folder / name)
     return Checkpoint(target)
 
