@@ -7,6 +7,7 @@ import torch
 from helpers_model import tiny_config, tiny_model
 from transformers import masking_utils
 
+from sailctl.core.device import Device, pick
 from sailctl.core.errors import DataError
 from sailctl.core.model import attention
 from sailctl.core.model.vision import pixel_shuffle
@@ -47,6 +48,26 @@ def test_packed_equals_separate(kind: str, vision: str) -> None:
     dense = model.llm(inputs_embeds=model.embed(document, shown[2]).unsqueeze(0)).logits[0]
     start = len(PACK[0]) + len(PACK[1])
     assert (packed[start : start + len(document)] - dense).abs().max() <= 1e-5  # worst measured 0.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_are_given_half_precision_under_autocast(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With float32 master weights the rotary embedding makes queries and keys float32; no fast kernel takes these."""
+    seen: set[tuple[torch.dtype, ...]] = set()
+    original = Device.varlen_attention
+
+    def watched(device, q, k, v, *args, **kwargs):  # type: ignore[no-untyped-def]
+        seen.add((q.dtype, k.dtype, v.dtype))
+        return original(device, q, k, v, *args, **kwargs)
+
+    monkeypatch.setattr(Device, "varlen_attention", watched)
+    model = tiny_model(llm=kind)
+    with pick("cpu").autocast(torch.bfloat16):
+        packed_logits(model, PACK, tiles(TILE_COUNTS))
+    assert seen == {(torch.bfloat16,) * 3}
+    seen.clear()
+    packed_logits(model, PACK, tiles(TILE_COUNTS))
+    assert seen == {(torch.float32,) * 3}
 
 
 @pytest.mark.parametrize("kind", KINDS)

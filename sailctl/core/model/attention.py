@@ -50,9 +50,11 @@ def varlen_forward(
         return sdpa_attention_forward(
             module, query_BHSD, key_BKSD, value_BKSD, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    # Under autocast the rotary embedding, in the dtype of the master weights, leaves queries and keys in float32; the
+    # fast kernels want what the values still are.
     out_THD = device_of(query_BHSD).varlen_attention(
-        query_BHSD[0].transpose(0, 1),
-        key_BKSD[0].transpose(0, 1),
+        query_BHSD[0].transpose(0, 1).to(value_BKSD.dtype),
+        key_BKSD[0].transpose(0, 1).to(value_BKSD.dtype),
         value_BKSD[0].transpose(0, 1),
         cu_seqlens,
         kwargs["max_length_q"],
