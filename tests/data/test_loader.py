@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import struct
@@ -336,6 +338,18 @@ def test_a_shard_that_vanishes_under_a_run_is_one_clear_line(tmp_path, workers):
             for _ in range(20):
                 next(found)
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_workers_that_cannot_start_are_one_clear_line(captions, monkeypatch):
+    """A broken pipe that leaves the command line ends it without a word: so it must not be one."""
+
+    def start(process):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with loader(data_config(captions, workers=2)) as found:
+        monkeypatch.setattr(multiprocessing.get_context("forkserver").Process, "start", start)
+        with pytest.raises(DataError, match=r"cannot start \(.*Broken pipe\); lower data\.workers 2"):
+            next(found)
 
 
 def test_truncated_samples_are_counted(tmp_path):

@@ -151,7 +151,13 @@ class Loader:
             self.pack_samples = math.ceil(per_lane / self.packs_per_lane)
         for lane in self.lanes:
             lane.packer.samples = self.pack_samples
-        self._prefetched = iter(self._data_loader(sizes))
+        try:
+            self._prefetched = iter(self._data_loader(sizes))
+        except (OSError, EOFError) as error:
+            raise DataError(
+                f"data worker processes cannot start ({error or type(error).__name__}); "
+                f"lower data.workers {self.data.workers}, or set it to 0 to read in this process"
+            ) from error
 
     def _probe(self) -> list[_Size]:
         """Sizes of the first samples of lane 0, which is the same on every rank; broken ones are left out."""
