@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 import fsspec
 import pytest
+from safetensors import SafetensorError
 
 from sailctl.core import files
-from sailctl.core.errors import StorageError
+from sailctl.core.errors import DataError, StorageError, UsageError
 
 
 def test_atomic_write_replaces_whole(tmp_path):
@@ -48,6 +50,27 @@ def test_a_real_full_device():
         pytest.skip("no /dev/full on this system")
     with pytest.raises(StorageError, match="bytes free"):
         files.append_jsonl("/dev/full", [{"a": 1}])
+
+
+@pytest.mark.parametrize("kind", [SafetensorError, Exception])
+def test_a_full_disk_met_by_a_writer_without_an_error_class_of_its_own(tmp_path, kind):
+    with pytest.raises(StorageError, match=r"weights: No space left on device .* bytes free"):
+        with files.storage_errors(tmp_path / "weights"):
+            raise kind("I/O error: No space left on device (os error 28)")
+    with pytest.raises(DataError, match="os error 28"), files.storage_errors(tmp_path):
+        raise DataError("a shard could not be read (os error 28)")
+
+
+def test_a_folder_where_a_file_should_go_is_a_storage_error(tmp_path):
+    (tmp_path / "sheet.png").mkdir()
+    with pytest.raises(StorageError, match="cannot write"), files.atomic_write(tmp_path / "sheet.png"):
+        pass
+
+
+@pytest.mark.parametrize("url", ["nowhere://bucket/x.tar", "nowhere://bucket/*.tar"])
+def test_a_store_nobody_knows_is_a_usage_error(url):
+    with pytest.raises(UsageError, match=f"{re.escape(url)}: cannot be opened: .*nowhere"):
+        files.list_shards(url)
 
 
 def test_writing_below_a_file_is_a_storage_error(tmp_path):

@@ -8,16 +8,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NoReturn, cast
 
-from sailctl.core.errors import StorageError
+from sailctl.core.errors import SailctlError, StorageError, UsageError
 
 SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".json")
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_REFUSED = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
 
 
 def is_url(path: str | Path) -> bool:
@@ -28,9 +32,8 @@ def is_url(path: str | Path) -> bool:
 def open_read(path_or_url: str | Path) -> BinaryIO:
     """Open a local path or an fsspec URL for reading bytes; the caller closes it. Raises OSError."""
     if is_url(path_or_url):
-        import fsspec
-
-        return cast(BinaryIO, fsspec.open(str(path_or_url), "rb").open())
+        filesystem, inner = _url_to_fs(str(path_or_url))
+        return cast(BinaryIO, filesystem.open(inner, "rb"))
     return open(path_or_url, "rb")
 
 
@@ -40,9 +43,7 @@ def file_stamp(path_or_url: str | Path) -> tuple[int, str]:
     Raises OSError when the file is not there.
     """
     if is_url(path_or_url):
-        import fsspec
-
-        filesystem, inner = fsspec.core.url_to_fs(str(path_or_url))
+        filesystem, inner = _url_to_fs(str(path_or_url))
         return int(filesystem.size(inner)), str(filesystem.ukey(inner))
     stat = os.stat(path_or_url)
     return stat.st_size, str(stat.st_mtime_ns)
@@ -50,9 +51,7 @@ def file_stamp(path_or_url: str | Path) -> tuple[int, str]:
 
 def read_range(path_or_url: str, offset: int, length: int) -> bytes:
     """Up to `length` bytes from `offset` of a URL, without keeping a handle open. Raises OSError."""
-    import fsspec
-
-    filesystem, inner = fsspec.core.url_to_fs(path_or_url)
+    filesystem, inner = _url_to_fs(path_or_url)
     return bytes(filesystem.cat_file(inner, start=offset, end=offset + length))
 
 
@@ -61,18 +60,14 @@ def list_shards(pattern: str | Path, suffixes: Iterable[str] = SHARD_SUFFIXES) -
 
     In a folder only the first of `suffixes` that occurs counts: beside `00000.tar` img2dataset leaves `00000.parquet`
     and `00000_stats.json`, which are no samples. Hidden files never count. An empty list means nothing is there.
+    Raises UsageError for a store that is unknown, lacks its driver or cannot be reached.
     """
     text = str(pattern)
     if is_url(text):
-        import fsspec
-
-        filesystem, inner = fsspec.core.url_to_fs(text)
-        if not _has_glob(inner):
-            if filesystem.isfile(inner):
-                return [text]
-            names = filesystem.ls(inner, detail=False) if filesystem.isdir(inner) else []
-            return _first_suffix([str(filesystem.unstrip_protocol(n)) for n in names], suffixes)
-        return _visible([str(filesystem.unstrip_protocol(n)) for n in filesystem.glob(inner)])
+        try:
+            return _list_url(text, suffixes)
+        except OSError as error:
+            raise UsageError(f"{text}: cannot be listed: {error}; check the address and your credentials") from error
     path = Path(text).expanduser()
     if path.is_file():
         return [str(path)]
@@ -83,6 +78,26 @@ def list_shards(pattern: str | Path, suffixes: Iterable[str] = SHARD_SUFFIXES) -
 
         return _visible([name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)])
     return []
+
+
+def _list_url(url: str, suffixes: Iterable[str]) -> list[str]:
+    filesystem, inner = _url_to_fs(url)
+    if _has_glob(inner):
+        return _visible([str(filesystem.unstrip_protocol(n)) for n in filesystem.glob(inner)])
+    if filesystem.isfile(inner):
+        return [url]
+    names = filesystem.ls(inner, detail=False) if filesystem.isdir(inner) else []
+    return _first_suffix([str(filesystem.unstrip_protocol(n)) for n in names], suffixes)
+
+
+def _url_to_fs(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path in it; UsageError for a store it does not know or has no driver for."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{url}: cannot be opened: {error}") from error
 
 
 def _has_glob(text: str) -> bool:
@@ -129,11 +144,21 @@ def refuse_write(path: str | Path, error: OSError) -> NoReturn:
 
 @contextmanager
 def storage_errors(path: str | Path) -> Iterator[None]:
-    """Within the block a full or refusing disk raises StorageError naming `path` and the free bytes."""
+    """Within the block a full or refusing disk raises StorageError naming `path` and the free bytes.
+
+    The writers of safetensors and tokenizers have no class for it: they raise their general error, or a plain
+    Exception, with the system's number in the text.
+    """
     try:
         yield
     except OSError as error:
         refuse_write(path, error)
+    except SailctlError:
+        raise
+    except Exception as error:
+        if (code := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        refuse_write(path, OSError(int(code[1]), os.strerror(int(code[1]))))
 
 
 @contextmanager

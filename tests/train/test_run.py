@@ -315,6 +315,15 @@ def test_a_full_disk_stops_the_run_which_then_goes_on(
     assert final(tmp_path / "out") == final(tmp_path / "straight")
 
 
+def test_a_full_disk_under_the_log_is_one_line(recipe: Path, tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full on this system")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"metrics\.jsonl: No space left on device"):
+        train(recipe, tmp_path / "out", "alignment", resume=True)
+
+
 def test_rejects_are_logged_with_their_step_and_counted(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     samples = recipe / "data" / "samples.jsonl"

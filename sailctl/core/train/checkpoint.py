@@ -10,13 +10,11 @@ State is safetensors and JSON only. There is no generator state: every step seed
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +117,7 @@ def save(
     folder = run_dir / "checkpoints"
     target = folder / f"step-{step:08d}"
     temporary = folder / f"{_TEMPORARY}{target.name}"
-    with storage_errors(target), _rust_errors():
+    with storage_errors(target):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / "weights").mkdir(parents=True)
@@ -147,21 +145,6 @@ def sweep(run_dir: Path) -> None:
     """Remove what a killed run left half-written or half-removed; the caller holds the run's lock."""
     for path in (run_dir / "checkpoints").glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _rust_errors() -> Iterator[None]:
-    """Turn what the writers of safetensors and tokenizers raise back into the OSError hidden in its text.
-
-    Neither has a class for it: safetensors raises its general error, tokenizers a plain Exception.
-    """
-    try:
-        yield
-    except Exception as error:
-        code = re.search(r"\(os error (\d+)\)", str(error))
-        if isinstance(error, OSError) or code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _seal(folder: Path) -> None:

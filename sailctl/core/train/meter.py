@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -94,9 +95,10 @@ class Meter:
         self._began = time.perf_counter()
 
     def close(self) -> None:
-        """Close the logs."""
+        """Close the logs. Every row was flushed when it was written; what a full disk refused then is refused again."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):
+                file.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with storage_errors(self._paths[name]):
