@@ -35,7 +35,13 @@ REPORT_MAY_IMPORT = {"errors", "records", "files", "schema", "metrics"}
 
 HEAVY = {"torch", "transformers", "pydantic", "pyarrow", "numpy", "PIL", "matplotlib", "safetensors", "yaml", "jinja2"}
 TEST_FOLDERS_OF_THEIR_OWN = {"parity", "golden", "faults"}
-TEST_FILES_OF_THEIR_OWN = {"test_architecture.py", "test_cli.py", "test_recipes.py"}
+TEST_FILES_OF_THEIR_OWN = {
+    "test_architecture.py",
+    "test_cli.py",
+    "test_docs.py",
+    "test_end_to_end.py",
+    "test_recipes.py",
+}
 
 
 def parse(path: Path) -> ast.Module:
