@@ -157,6 +157,16 @@ def test_parquet_in_every_shape(folder):
     assert source(folder / "bare.parquet").read(0).is_bare_caption
 
 
+def test_a_parquet_row_python_cannot_hold_is_one_broken_sample(tmp_path):
+    text = pa.StringArray.from_buffers(2, pa.array([0, 1, 2], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"image": [PNG, PNG], "caption": text}), tmp_path / "a.parquet")
+    found = source(tmp_path / "a.parquet")
+    assert found.read(0).turns[0].text == "a"
+    with pytest.raises(SampleError, match=r"unreadable: row 1: .*utf-8") as caught:
+        found.read(1)
+    assert caught.value.key == "a.parquet#1"
+
+
 def test_equal_samples_have_equal_ids_in_every_layout(folder):
     asked = conversation("<image>", "noise\n")  # nothing but a placeholder is no question
     write_tar(folder / "bare.tar", [("x.png", PNG), ("x.txt", b"noise")])

@@ -251,12 +251,12 @@ class ParquetSource(Source):
             with files.open_read(shard) as handle:
                 footer = pyarrow.parquet.ParquetFile(handle).metadata
                 rows = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-                described = repr([footer.row_group(number).to_dict() for number in range(footer.num_row_groups)])
+                # the footer as it is: pyarrow cannot show statistics of text that is not UTF-8
+                handle.seek(-8 - footer.serialized_size, os.SEEK_END)
+                digest = hashlib.blake2b(handle.read(footer.serialized_size), digest_size=16).hexdigest()
         except (OSError, pyarrow.ArrowException) as error:
             raise DataError(f"shard {shard} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-        return np.cumsum(np.array(rows, dtype=np.int64)), hashlib.blake2b(
-            described.encode(), digest_size=16
-        ).hexdigest()
+        return np.cumsum(np.array(rows, dtype=np.int64)), digest
 
     def _index(self, found: list[tuple[np.ndarray, str]]) -> tuple[list[int], list[str]]:
         self._groups = [ends for ends, _ in found]
@@ -291,5 +291,9 @@ class ParquetSource(Source):
         ends = self._groups[shard]
         group = int(np.searchsorted(ends, row, side="right"))
         first = int(ends[group - 1]) if group else 0
-        record = self._table(shard, group).slice(row - first, 1).to_pylist()[0]
+        table = self._table(shard, group)
+        try:
+            record = table.slice(row - first, 1).to_pylist()[0]
+        except ValueError as error:  # text that is not UTF-8, a time that Python has no value for
+            raise SampleError("unreadable", f"row {row}: {str(error).splitlines()[0]}") from error
         return record_sample(record, self._image_reader(shard), self.row_key(shard, row), self.name)
