@@ -215,6 +215,11 @@ class TestOverrides:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize("path", ["", " "])
+    def test_an_empty_data_path_is_not_the_current_folder(self, path: str) -> None:
+        with pytest.raises(UsageError, match="--data: the path is empty"):
+            load("tiny", "alignment", data=("x/a.tar", path))
+
     def test_misspelt_key_in_the_file(self, mine: Path) -> None:
         mine.write_text(MINIMAL + "train: {learnrate: 1, global_batch_sample: 3}\n")
         message = refusal(str(mine))

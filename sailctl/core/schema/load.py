@@ -186,6 +186,8 @@ def _named(paths: list[str]) -> Iterator[tuple[str, str]]:
     """Name each path after its file; equal names get a number, for sources are told apart by name."""
     used: set[str] = set()
     for path in paths:
+        if not path.strip():  # an unset shell variable: as a path it would be the folder we are in
+            raise UsageError("--data: the path is empty; give a file, folder, glob or URL")
         base = name = re.sub(r"\W+", "-", Path(path).stem).strip("-") or "data"
         number = 1
         while name in used:
