@@ -63,6 +63,16 @@ def test_remote_code_is_never_followed(tmp_path: Path) -> None:
     assert len(load_tokenizer(tmp_path)) == 262
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_damaged_files_are_named(name: str, tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path)
+    path = tmp_path / name
+    path.write_text(path.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: its tokenizer files cannot be read") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no tokenizer"):
         load_tokenizer(tmp_path)

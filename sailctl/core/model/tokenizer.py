@@ -21,18 +21,24 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder: `tokenizer.json`, or Qwen's `vocab.json` and `merges.txt` where there is none.
 
     The class is chosen here and not by the folder's configuration, so that an `auto_map` in it is never followed.
-    Raises CheckpointError naming the folder where neither is there.
+    Raises CheckpointError naming the folder where neither is there, or what is there is damaged.
     """
     folder = Path(folder)
+    kind: type[PreTrainedTokenizerFast]
     if (folder / "tokenizer.json").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        kind = PreTrainedTokenizerFast
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+        kind = Qwen2Tokenizer
     else:
         raise CheckpointError(
             f"{folder}: no tokenizer (tokenizer.json, or vocab.json and merges.txt); "
             "copy the language model's tokenizer files there"
         )
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers has no class of its own for a file it cannot read
+        found = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: its tokenizer files cannot be read ({found}); copy them again") from error
     for key in ("is_local", "local_files_only"):  # how it was loaded is nothing to save with it
         tokenizer.init_kwargs.pop(key, None)
     # markers some checkpoints list as ordinary added tokens would be found inside what people write
