@@ -51,8 +51,8 @@ def print_error(message: str) -> None:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command: a SailctlError ends it with its line and exit code, Ctrl-C with 130. Anything else is a defect
-    of ours and keeps its traceback."""
+    """Wrap a command: a SailctlError ends it with its line and exit code, a path that may not be used with 1, Ctrl-C
+    with 130. Anything else is a defect of ours and keeps its traceback."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -61,6 +61,11 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except SailctlError as error:
             print_error(str(error))
             raise typer.Exit(error.exit_code) from None
+        except PermissionError as error:  # any path may have been made by somebody else
+            if error.filename is None:
+                raise
+            print_error(f"{error.filename}: {error.strerror}; check its permissions")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print_error("interrupted")
             raise typer.Exit(130) from None

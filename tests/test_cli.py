@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -99,6 +100,11 @@ class TestFailures:
             ),
             (Interrupted("saved at step 3"), 130, "error: saved at step 3\n"),
             (KeyboardInterrupt(), 130, "error: interrupted\n"),
+            (
+                PermissionError(errno.EACCES, "Permission denied", "/runs/x"),
+                1,
+                "error: /runs/x: Permission denied; check its permissions\n",
+            ),
         ],
     )
     def test_one_line_and_its_exit_code(self, error: BaseException, code: int, line: str) -> None:
@@ -142,6 +148,12 @@ class TestOutput:
         output.emit_table("t", ["name", "n"], [["[red]x[/red]", "7"]])
         text = capsys.readouterr().out
         assert "[bold]literally[/bold]" in text and "[red]x[/red]" in text
+
+    def test_text_is_printed_as_it_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        output.emit_text("a:key:b\t1:2")
+        output.next_command("sailctl chat --image runs/a:key:b")
+        caught = capsys.readouterr()
+        assert (caught.out, caught.err) == ("a:key:b\t1:2\n", "next: sailctl chat --image runs/a:key:b\n")
 
     def test_reporter_writes_sparse_lines_to_stderr(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 # A pipe has no width: a table there is as wide as it needs to be, so that nothing is cut.
 _stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
@@ -31,8 +31,9 @@ def emit_json(value: Any) -> None:
 
 
 def emit_text(text: str) -> None:
-    """Print a result for people on standard output, exactly as it is (no markup is read in it)."""
-    _stdout.print(text, markup=False)
+    """Print a result for people on standard output, exactly as it is: no markup, no :emoji: names, no tabs widened."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def emit_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
