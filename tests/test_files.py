@@ -54,9 +54,9 @@ def test_a_real_full_device():
 
 @pytest.mark.parametrize("kind", [SafetensorError, Exception])
 def test_a_full_disk_met_by_a_writer_without_an_error_class_of_its_own(tmp_path, kind):
-    with pytest.raises(StorageError, match=r"weights: No space left on device .* bytes free"):
-        with files.storage_errors(tmp_path / "weights"):
-            raise kind("I/O error: No space left on device (os error 28)")
+    named = pytest.raises(StorageError, match=r"weights: No space left on device .* bytes free")
+    with named, files.storage_errors(tmp_path / "weights"):
+        raise kind("I/O error: No space left on device (os error 28)")
     with pytest.raises(DataError, match="os error 28"), files.storage_errors(tmp_path):
         raise DataError("a shard could not be read (os error 28)")
 

@@ -91,7 +91,7 @@ def _list_url(url: str, suffixes: Iterable[str]) -> list[str]:
 
 
 def _url_to_fs(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it; UsageError for a store it does not know or has no driver for."""
+    """fsspec's file system for a URL, and the path in it; UsageError for an unknown store or a missing driver."""
     import fsspec
 
     try:

@@ -31,7 +31,6 @@ def write_report(runs_dir: Path, out_html: Path, *, cards_per_task: int = CARDS_
     if out_html.is_dir():
         raise UsageError(f"{out_html}: is a folder; give the name of the HTML file to write")
     html = render(read_runs(runs_dir), cards_per_task=cards_per_task)
-    out_html.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out_html, "w") as file:
         file.write(html)
     return out_html

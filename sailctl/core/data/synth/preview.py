@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sailctl.core.data.synth.item import SynthItem
+from sailctl.core.files import atomic_write
 
 _TEXT_HEIGHT = 66  # px below a picture
 _GAP = 8
@@ -36,8 +37,7 @@ def contact_sheet(
 
 
 def write_contact_sheet(items: Sequence[SynthItem], path: Path, *, font: str | None = None) -> None:
-    """Write the contact sheet as PNG under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    contact_sheet(items, font=font).save(partial, format="PNG")
-    partial.replace(path)
+    """Write the contact sheet as PNG, complete or not at all. Raises StorageError."""
+    sheet = contact_sheet(items, font=font)
+    with atomic_write(path) as handle:
+        sheet.save(handle, format="PNG")
