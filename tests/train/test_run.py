@@ -1,7 +1,9 @@
 """A stage from recipe to finished run: resume equals continuation, parents, branches, and every refusal."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import yaml
 from safetensors import SafetensorError
 
 from sailctl.core.errors import CheckpointError, DataError, Interrupted, StorageError, TrainingError, UsageError
+from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.model import ModelConfig
-from sailctl.core.train import backend, checkpoint, run
+from sailctl.core.train import backend, checkpoint, parents, run
 from tests.helpers_train import Silent, contents, rows, train, write_recipe
 
 STATE = ("run.json", ".lock")  # what says when and by whom, and so differs
@@ -147,6 +150,21 @@ def test_a_missing_parent_names_the_command_that_makes_it(recipe: Path, tmp_path
         train(recipe, out, "advance", checkpoint=str(tmp_path / "nowhere"))
 
 
+def test_a_neighbour_s_broken_recipe_does_not_fail_a_run_that_is_over(tmp_path: Path) -> None:
+    (tmp_path / "alignment.yaml").write_text("name: toy\nstage: alignment\n")
+    (tmp_path / "advance.yaml").write_text("name: toy\nstage: advance\nparnet: alignment\n")
+    own, folder = load_recipe(str(tmp_path), "alignment")
+    assert parents.next_command(own, folder, tmp_path) == f"sailctl bench --suite synth --checkpoint {tmp_path}"
+
+
+def test_a_foreign_parent_is_known_by_its_weights_wherever_they_stand(trunk: Path, tmp_path: Path) -> None:
+    """A checkpoint folder that lost its manifest: weights/ is one floor down, and still what the hash is of."""
+    weights = checkpoint.latest(trunk).weights
+    shutil.copytree(weights, tmp_path / "copy" / "weights")
+    about = [parents.open_parent(path).about(tmp_path) for path in (tmp_path / "copy", tmp_path / "copy" / "weights")]
+    assert about[0]["weights_sha256"] == about[1]["weights_sha256"] != hashlib.sha256().hexdigest()
+
+
 def test_bootstrap_makes_the_chain_of_parents_and_finishes_one_it_had_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +200,12 @@ def test_bootstrap_makes_missing_synth_data_and_text_alone_teaches_a_projector_n
     assert result.steps == 1 and list((tmp_path / "made").glob("*.tar"))
     assert rows(tmp_path / "out")[0]["grad_norm"] == 0.0
     assert train(recipe, tmp_path / "out", "alignment", *options, "train.max_steps=2", resume=True).steps == 2
+    shutil.copytree(recipe / "data", tmp_path / "mine")  # data of one's own is used, never claimed or completed
+    mine = (options[0].replace(str(tmp_path / "made"), str(tmp_path / "mine" / "samples.jsonl")), *options[1:])
+    assert train(recipe, tmp_path / "own", "alignment", *mine).steps == 1
+    with pytest.raises(UsageError, match="nothing at memory://nowhere; give --data PATH, or make it with"):
+        url = options[0].replace(str(tmp_path / "made"), "memory://nowhere")
+        train(recipe, tmp_path / "url", "alignment", url)
     with pytest.raises(UsageError, match=r"nothing at .*gone; give --data PATH, or make it with: sailctl synth --out"):
         gone = (
             f"data.sources=[{synth.replace('made}', 'gone}').replace(str(tmp_path / 'made'), str(tmp_path / 'gone'))}]"

@@ -9,7 +9,7 @@ import torch
 
 from sailctl.core.device import Device
 from sailctl.core.errors import UsageError
-from sailctl.core.files import list_shards
+from sailctl.core.files import is_url, list_shards
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import Checkpoint
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def make_missing_data(recipe: Recipe, reporter: Reporter) -> None:
     """Make the `synth` sources of a bootstrapping recipe; a UsageError names a source that is not there otherwise.
 
-    Data that was begun and not finished is completed; data that is there is left as it is.
+    Generated data that was begun and not finished is completed; data that is there is left as it is.
     """
     from sailctl.core.data.synth.shards import write_shards
 
     if not recipe.data.sources:
         raise UsageError("data.sources is empty; give --data PATH or name a source in the recipe")
     for source in recipe.data.sources:
-        if source.synth is not None and recipe.bootstrap:
+        if source.synth is not None and recipe.bootstrap and _is_ours_to_make(source.path):
             reporter.start(f"synthetic data in {source.path}", source.synth.samples)
             try:
                 write_shards(source.synth, source.path, progress=reporter.update)
@@ -39,6 +39,13 @@ def make_missing_data(recipe: Recipe, reporter: Reporter) -> None:
                 reporter.finish()
         elif not list_shards(source.path):
             raise UsageError(f"data source {source.name!r}: nothing at {source.path}; give --data PATH{_how(source)}")
+
+
+def _is_ours_to_make(path: str) -> bool:
+    """Whether nothing is at a local path yet, or a generated data set that may be incomplete; never a user's data."""
+    from sailctl.core.data.synth.shards import MANIFEST
+
+    return not is_url(path) and ((Path(path) / MANIFEST).is_file() or not list_shards(path))
 
 
 def _how(source: SourceConfig) -> str:

@@ -54,8 +54,10 @@ class Parent:
     def _weights_sha256(self) -> str:
         if self.checkpoint:
             return self.checkpoint.weights_sha256()
+        from sailctl.core.model.weights import resolve_weights_dir
+
         digest = hashlib.sha256()
-        for file in sorted(self.path.glob("*.safetensors")):
+        for file in sorted(resolve_weights_dir(self.path).glob("*.safetensors")):
             with open(file, "rb") as handle:
                 digest.update(f"{file.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
         return digest.hexdigest()
@@ -141,7 +143,10 @@ def next_command(recipe: Recipe, recipe_dir: Path, run_dir: Path) -> str:
     for stage in STAGES:
         if not (recipe_dir / f"{stage}.yaml").is_file():
             continue
-        following, _ = load_recipe(str(recipe_dir), stage)
+        try:
+            following, _ = load_recipe(str(recipe_dir), stage)
+        except UsageError:  # a neighbour's mistake must not fail a run that is over
+            continue
         if following.parent == recipe.stage:
             command = stage_command(recipe, recipe_dir, stage)
             found = run_dir.resolve() == default_out(recipe).resolve()

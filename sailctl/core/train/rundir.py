@@ -15,7 +15,7 @@ from typing import Any
 
 from sailctl import __version__
 from sailctl.core.environment import installed_version
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import StorageError, UsageError
 from sailctl.core.files import atomic_write, storage_errors, write_json
 from sailctl.core.schema.load import dump_recipe
 from sailctl.core.schema.recipe import Recipe
@@ -37,7 +37,8 @@ RESUMABLE = {
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the only right to write into `run_dir` (made if absent); a second holder gets a UsageError.
+    """Hold the only right to write into `run_dir` (made if absent); a second holder gets a UsageError, a file system
+    without locks a StorageError.
 
     The kernel drops the lock with the process, however that ends. A folder left without any file of its own goes again.
     """
@@ -47,12 +48,16 @@ def locked(run_dir: Path) -> Iterator[None]:
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise UsageError(
                 f"{run_dir} is in use by another run (process {holder}); wait for it or give another --out"
             ) from None
+        except OSError as error:  # some network file systems, unless mounted with it
+            raise StorageError(
+                f"{run_dir / LOCK}: cannot be locked ({error.strerror}); give an --out on a file system that has flock"
+            ) from error
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
