@@ -28,6 +28,12 @@ def synth(
     split: Annotated[
         str, typer.Option("--split", help="Held-out words and texts occur in heldout only.", metavar="train|heldout")
     ] = "train",
+    documents: Annotated[
+        float,
+        typer.Option(
+            "--documents", help="Share of train questions that follow a description of their picture.", min=0, max=1
+        ),
+    ] = 0.5,
     size: Annotated[int, typer.Option("--size", help="Side of the square pictures, in pixels.")] = 112,
     font: Annotated[
         Path | None, typer.Option("--font", help="Font file instead of Pillow's embedded one.", metavar="FILE")
@@ -64,6 +70,7 @@ def synth(
         samples=samples,
         seed=seed,
         split=split,
+        documents=documents,
         size=size,
         font=font,
         lang=lang,

@@ -23,7 +23,6 @@ Layout = Literal["tar", "llava-json", "parquet", "img2dataset"]
 LAYOUTS: tuple[Layout, ...] = ("tar", "llava-json", "parquet", "img2dataset")
 BARE_CAPTION_TASKS = ("caption",)  # what img2dataset's layout can say: it has no room for a question
 JPEG_QUALITY = 90
-DOCUMENT_SHARE = 0.5  # of train items with a description of their picture: description first, then the question
 # Kronecker sequence in two dimensions (inverse powers of 1.3247..., the real root of x^3 = x + 1) times 2^64: tasks
 # and levels come in the asked proportions in every stretch of the data, not only on average.
 _STEP_TASK, _STEP_LEVEL = 13925035116211876495, 10511698010929265437
@@ -46,6 +45,7 @@ class Part:
     font: str | None
     lang: Language
     layout: Layout
+    documents: float  # share of train items with a description: that first, then the question
 
     @property
     def path(self) -> Path:
@@ -113,7 +113,7 @@ def samples(part: Part) -> Iterator[tuple[str, SynthItem, dict[str, Any], bytes 
     for ordinal in range(part.start, part.stop):
         task, level = assignment(part, ordinal)
         item = generate(task, level, part.seed, ordinal, part.split, font=part.font, size=part.size, lang=part.lang)
-        document = part.split == "train" and Draw("document", part.seed, ordinal).chance(DOCUMENT_SHARE)
+        document = part.split == "train" and Draw("document", part.seed, ordinal).chance(part.documents)
         key = f"{ordinal:08d}"
         record = item_to_record(item, f"synth-{part.split}-{part.seed}-{key}", document=document)
         yield key, item, record, encode_jpeg(item)

@@ -32,6 +32,7 @@ class SynthRequest:
     font: Path | None = None
     lang: str = "en"
     layout: str = "tar"
+    documents: float = 0.5
 
     def spec(self) -> SynthConfig:
         """The specification as recipes write it."""
@@ -43,6 +44,7 @@ class SynthRequest:
             samples=self.samples,
             seed=self.seed,
             split=cast(Split, self.split),
+            documents=self.documents,
         )
 
     def run(

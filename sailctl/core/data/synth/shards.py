@@ -72,6 +72,7 @@ def plan_parts(
         None if font is None else str(font),
         lang,
         layout,
+        spec.documents,
     )
     starts = range(0, spec.samples, shard_size)
     return [Part(out, n, start, min(start + shard_size, spec.samples), *common) for n, start in enumerate(starts)]
@@ -160,6 +161,7 @@ def _describe(parts: list[Part], counts: dict[str, int], shard_size: int) -> dic
         "samples": parts[-1].stop,
         "seed": first.seed,
         "split": first.split,
+        "documents": first.documents,
         "size": first.size,
         "lang": first.lang,
         "font_blake2b": font,
