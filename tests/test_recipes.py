@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sailctl.core.environment import EXTRAS
 from sailctl.core.errors import UsageError
@@ -174,6 +175,27 @@ class TestPresets:
         assert model_config(load("sail-vl-2b").model).select_layer == -4
         assert model_config(load("sail-vl-2b", "alignment", "model.select_layer=-1").model).select_layer == -1
 
+    @pytest.mark.parametrize("layer", [-26, -1000])
+    def test_a_layer_the_tower_does_not_have_is_refused(self, layer: int) -> None:
+        """As a slice it would quietly mean another one."""
+        with pytest.raises(UsageError, match=rf"^model\.select_layer: select_layer {layer} is none of .* 24 layers$"):
+            model_config(load("sail-vl-2b", "alignment", f"model.select_layer={layer}").model)
+
+    @pytest.mark.parametrize(
+        ("part", "change", "message"),
+        [
+            ("vision", {"num_heads": 5}, "num_heads 5 does not divide hidden_size 128"),
+            ("vision", {"image_size": 110}, "patch_size 14 does not divide image_size 110"),
+            ("vision", {"image_size": 126}, "the pixel shuffle's factor 2 does not divide patches a side 9"),
+            ("llm", {"num_kv_heads": 3}, "num_kv_heads 3 does not divide num_heads 4"),
+        ],
+    )
+    def test_shapes_that_cannot_be_are_refused(self, part: str, change: dict[str, int], message: str) -> None:
+        tiny = preset("tiny").model_dump()
+        tiny[part] |= change
+        refused = refusal("tiny", "alignment", f"model.config={yaml.safe_dump(tiny, default_flow_style=True)}")
+        assert refused.endswith(message) and refused.startswith("--set model.config: model.config")
+
     def test_an_inline_config_wins(self) -> None:
         inline = preset("tiny").model_copy(update={"name": "mine"})
         assert model_config(ModelSection(preset="sail-vl-2b", config=inline)).name == "mine"
@@ -234,6 +256,13 @@ class TestRefusals:
             ("train.quux=1", "known keys here: trainable, global_batch_samples"),
             ("train.lr=fast", "--set train.lr: train.lr = 'fast': input should be a valid number"),
             ("train.max_steps=0", "train.max_steps = 0: input should be greater than 0"),
+            ("train.beta2=1", "train.beta2 = 1: input should be less than 1"),
+            ("train.eps=0", "train.eps = 0: input should be greater than 0"),
+            ("train.weight_decay=-0.1", "train.weight_decay = -0.1: input should be greater than or equal to 0"),
+            ("train.lr=.inf", "train.lr = inf: input should be a finite number"),
+            ("train.lr_scale.vision=-1", "train.lr_scale.vision = -1: input should be greater than or equal to 0"),
+            ("train.seed=99999999999", "train.seed = 99999999999: input should be less than 4294967296"),
+            ("bench.seed=-1", "bench.seed = -1: input should be greater than or equal to 0"),
             ("train.schedule=cosin", "input should be 'constant', 'cosine' or 'linear_to_zero'"),
             ("train.lr.x=1", "--set train.lr.x: 'train.lr' is the value"),
             ("data.sources.7.weight=1", "'7' should be the number of one of 1 items"),

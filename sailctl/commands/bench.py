@@ -16,7 +16,7 @@ def bench(
     samples: Annotated[
         int | None, typer.Option("--samples", help="Questions a task; without it the recipe's number.", min=1)
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Another seed asks other questions.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Another seed asks other questions.", min=0)] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Score the blind and the untrained model too.")
     ] = True,

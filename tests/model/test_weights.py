@@ -64,6 +64,9 @@ def test_a_checkpoint_is_found_from_its_run(tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("../elsewhere", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"latest: '\.\./elsewhere' is not a checkpoint's name"):
         resolve_weights_dir(tmp_path)
+    (tmp_path / "latest").write_text("..", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"latest: '\.\.' is not a checkpoint's name"):
+        resolve_weights_dir(tmp_path)
     (tmp_path / "latest").write_text("step-00000020", encoding="utf-8")
     with pytest.raises(CheckpointError, match="names step-00000020, which is not in"):
         resolve_weights_dir(tmp_path)

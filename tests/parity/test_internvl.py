@@ -316,6 +316,8 @@ def test_what_decides_the_meaning_is_never_assumed(tmp_path: Path, key: str) -> 
         ),
         ({"vision_config": {"model_type": "clip"}}, "model_type 'clip' is no vision tower known here"),
         ({"max_dynamic_patch": 400}, "max_tiles = 400"),
+        ({"select_layer": -30}, r"config\.json: select_layer -30 is none of the tower's \d+ layers"),
+        ({"llm_config": {**QWEN2, "num_key_value_heads": 3}}, "llm_config: num_kv_heads 3 does not divide num_heads"),
     ],
 )
 def test_configs_that_cannot_be_honoured_are_refused(tmp_path: Path, changes: dict, message: str) -> None:

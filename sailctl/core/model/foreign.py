@@ -15,6 +15,7 @@ from sailctl.core.errors import CheckpointError
 from sailctl.core.model import language, vision
 from sailctl.core.model.foreign_parts import Section, read_json, read_llm, read_vision
 from sailctl.core.model.template import TEMPLATES
+from sailctl.core.schema.load import explain
 from sailctl.core.schema.model import ModelConfig
 
 
@@ -40,9 +41,7 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         return _read_internvl(source, folder) if "llm_config" in source.values else _read_transformers(source, folder)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{path}: {key} = {first.get('input')!r}: {first['msg']}") from error
+        raise CheckpointError(explain(error, ModelConfig, str(path))) from error
 
 
 def _read_internvl(source: Section, folder: Path) -> ModelConfig:

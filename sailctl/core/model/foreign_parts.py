@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import InternVLVisionConfig, PreTrainedConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from pydantic import ValidationError
+from transformers import InternVLVisionConfig
 
 from sailctl.core.errors import CheckpointError
+from sailctl.core.model.language import STOCK_CONFIGS
+from sailctl.core.schema.load import explain
 from sailctl.core.schema.model import LLMConfig, VisionConfig
 
-_LLM_CLASSES: dict[str, type[PreTrainedConfig]] = {
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-    "qwen3_moe": Qwen3MoeConfig,
-}
+Shape = TypeVar("Shape", VisionConfig, LLMConfig)
 _LLM_COUNTS = (
     "vocab_size",
     "hidden_size",
@@ -40,26 +39,31 @@ class Section:
         self.values, self.where = values, where
 
     def need(self, key: str) -> Any:
+        """The value of a key that nothing can stand in for."""
         if self.values.get(key) is None:
             raise CheckpointError(f"{self.where}: {key} is missing; it decides what the weights mean, so add it")
         return self.values[key]
 
     def count(self, key: str) -> int:
+        """A positive whole number that has to be there."""
         found = self.need(key)
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
             raise CheckpointError(f"{self.where}: {key} = {found!r} is not a positive whole number")
         return found
 
     def get(self, key: str, default: Any) -> Any:
+        """The value of a key; `default` where it is absent or null."""
         found = self.values.get(key)
         return default if found is None else found
 
     def refuse_unless(self, key: str, default: Any, allowed: Any) -> None:
+        """Raise CheckpointError where a key says anything but what our modules do."""
         found = self.get(key, default)
         if found != allowed:
             raise CheckpointError(f"{self.where}: {key} = {found!r} is not supported; only {allowed!r} is")
 
     def part(self, key: str) -> Section:
+        """The object under a key."""
         return Section(self.need(key), f"{self.where} {key}")
 
 
@@ -93,7 +97,9 @@ def read_vision(source: Section | dict[str, Any], where: str = "config.json") ->
         raise CheckpointError(f"{source.where}: model_type {kind!r} is no vision tower known here (InternViT, AIMv2)")
     source.refuse_unless("norm_type", "layer_norm", "layer_norm")
     source.refuse_unless("hidden_act", "gelu", "gelu")
-    return VisionConfig(
+    return _checked(
+        VisionConfig,
+        source,
         kind="internvit",
         **_common_vision(source),
         norm_eps=source.get("layer_norm_eps", 1e-6),
@@ -107,12 +113,21 @@ def read_vision(source: Section | dict[str, Any], where: str = "config.json") ->
 def _read_aimv2(source: Section) -> VisionConfig:
     for key, allowed in (("is_native", False), ("mlp_bias", False), ("use_bias", False), ("hidden_act", "silu")):
         source.refuse_unless(key, allowed, allowed)
-    return VisionConfig(
+    return _checked(
+        VisionConfig,
+        source,
         kind="aimv2",
         **_common_vision(source),
         norm_eps=source.get("rms_norm_eps", 1e-5),
         attention_bias=source.get("qkv_bias", False),
     )
+
+
+def _checked(shape: type[Shape], source: Section, /, **values: Any) -> Shape:
+    try:
+        return shape(**values)
+    except ValidationError as error:
+        raise CheckpointError(explain(error, shape, source.where)) from error
 
 
 def _common_vision(source: Section) -> dict[str, Any]:
@@ -139,8 +154,8 @@ def read_llm(source: Section | dict[str, Any], where: str = "config.json") -> LL
     """A language model's shape from a stock transformers config (any version's way of writing it)."""
     source = source if isinstance(source, Section) else Section(source, where)
     kind = source.need("model_type")
-    if kind not in _LLM_CLASSES:
-        raise CheckpointError(f"{source.where}: model_type {kind!r} is not one of {', '.join(_LLM_CLASSES)}")
+    if kind not in STOCK_CONFIGS:
+        raise CheckpointError(f"{source.where}: model_type {kind!r} is not one of {', '.join(STOCK_CONFIGS)}")
     for key in _LLM_COUNTS:
         source.count(key)
     for key, allowed in (("use_sliding_window", False), ("hidden_act", "silu"), ("decoder_sparse_step", 1)):
@@ -155,7 +170,7 @@ def read_llm(source: Section | dict[str, Any], where: str = "config.json") -> LL
         key: value for key, value in source.values.items() if key not in ("auto_map", "architectures", "model_type")
     }
     try:
-        stock: Any = _LLM_CLASSES[kind](**known)
+        stock: Any = STOCK_CONFIGS[kind](**known)
     except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{source.where}: transformers refuses it: {str(error).strip().splitlines()[-1]}"
@@ -170,7 +185,9 @@ def read_llm(source: Section | dict[str, Any], where: str = "config.json") -> LL
             "moe_intermediate_size": stock.moe_intermediate_size,
             "norm_topk_prob": stock.norm_topk_prob,
         }
-    return LLMConfig(
+    return _checked(
+        LLMConfig,
+        source,
         kind=kind,
         vocab_size=stock.vocab_size,
         hidden_size=stock.hidden_size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -16,7 +18,11 @@ from transformers import (
 from sailctl.core.model.attention import VARLEN
 from sailctl.core.schema.model import LLMConfig
 
-_CONFIGS = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "qwen3_moe": Qwen3MoeConfig}
+STOCK_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "qwen3_moe": Qwen3MoeConfig,
+}
 _MODELS: dict[str, type[PreTrainedModel]] = {
     "qwen2": Qwen2ForCausalLM,
     "qwen3": Qwen3ForCausalLM,
@@ -26,7 +32,7 @@ _MODELS: dict[str, type[PreTrainedModel]] = {
 
 def stock_config(config: LLMConfig) -> PreTrainedConfig:
     """The transformers config of a language model."""
-    values = {
+    values: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -48,7 +54,7 @@ def stock_config(config: LLMConfig) -> PreTrainedConfig:
             "moe_intermediate_size": config.moe_intermediate_size,
             "norm_topk_prob": config.norm_topk_prob,
         }
-    return _CONFIGS[config.kind](**values)
+    return STOCK_CONFIGS[config.kind](**values)
 
 
 def model_class(config: LLMConfig) -> type[PreTrainedModel]:

@@ -5,7 +5,10 @@ A checkpoint's own config always wins over a preset: presets are for models buil
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 from sailctl.core.errors import UsageError
+from sailctl.core.schema.load import explain
 from sailctl.core.schema.model import LLMConfig, ModelConfig, ModelSection, VisionConfig
 
 INTERNVIT_300M = VisionConfig(
@@ -144,5 +147,8 @@ def model_config(section: ModelSection) -> ModelConfig:
     else:
         raise UsageError(f"model.preset is missing; presets: {', '.join(PRESETS)}, or write out model.config")
     if section.select_layer is not None:
-        config.select_layer = section.select_layer
+        try:
+            config.select_layer = section.select_layer
+        except ValidationError as error:
+            raise UsageError(explain(error, ModelConfig, "model.select_layer")) from None
     return config

@@ -23,6 +23,7 @@ from sailctl.core.model.presets import model_config
 from sailctl.core.model.shards import TensorFolder
 from sailctl.core.model.tokenizer import add_markers, ensure_tokens, load_tokenizer, token_id
 from sailctl.core.model.vlm import VisionLanguageModel
+from sailctl.core.schema.load import explain
 from sailctl.core.schema.model import LLMConfig, ModelConfig, ModelSection
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def resolve_weights_dir(path: Path | str) -> Path:
         return resolve_weights_dir(path / "weights")
     if (path / "latest").is_file():
         name = (path / "latest").read_text(encoding="utf-8").strip()
-        if not name or Path(name).name != name:
+        if not name or name == ".." or Path(name).name != name:
             raise CheckpointError(f"{path / 'latest'}: {name!r} is not a checkpoint's name")
         if not (path / "checkpoints" / name).is_dir():
             raise CheckpointError(f"{path / 'latest'} names {name}, which is not in {path / 'checkpoints'}")
@@ -92,8 +93,10 @@ def _load_own(
     try:
         config = ModelConfig.model_validate(values["model"])
         image_token_id = int(values["image_token_id"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise CheckpointError(f"{path}: not a config of ours ({str(error).splitlines()[0]})") from error
+    except ValidationError as error:
+        raise CheckpointError(explain(error, ModelConfig, str(path))) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a config of ours ({error!r})") from error
     if token_id(tokenizer, "<IMG_CONTEXT>") != image_token_id:
         raise CheckpointError(
             f"{path}: image_token_id {image_token_id} ≠ {token_id(tokenizer, '<IMG_CONTEXT>')}, the tokenizer's "

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """A config section; `recipe.py` turns its validation errors into one line naming the nearest known key."""
+    """A config section; `load.py` turns its validation errors into one line naming the nearest known key."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=(), allow_inf_nan=False)

@@ -14,6 +14,6 @@ class BenchConfig(Config):
 
     suite: Literal["synth"] = "synth"
     samples: int = Field(100, gt=0)
-    seed: int = 1234
+    seed: int = Field(1234, ge=0)
     batch_size: int = Field(64, gt=0)
     max_tiles: int | None = Field(None, ge=1, le=40)

@@ -157,6 +157,8 @@ def explain(error: ValidationError, model: type[BaseModel], file: str, origin: d
             lines.append(f"{where}: unknown key '{path}'; {_suggest_key(model, item['loc'])}")
         elif item["type"] == "missing":
             lines.append(f"{where}: key '{path}' is missing")
+        elif item["type"] == "value_error":  # of a whole section, whose value is too long to show
+            lines.append(f"{where}: {path + ': ' if path else ''}{item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{where}: {path} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return "; ".join(lines)

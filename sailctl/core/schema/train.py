@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,12 +21,12 @@ class TrainConfig(Config):
     trainable: list[Module] = ["vision", "projector", "llm"]
     global_batch_samples: int = Field(512, gt=0)
     lr: float = Field(2e-5, gt=0)
-    lr_scale: dict[Module, float] = {}
+    lr_scale: dict[Module, Annotated[float, Field(ge=0)]] = {}
     optimizer: Literal["adamw", "muon"] = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     schedule: Literal["constant", "cosine", "linear_to_zero"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
@@ -39,4 +39,4 @@ class TrainConfig(Config):
     save_every: int = Field(500, gt=0)
     keep_checkpoints: int = Field(2, ge=1)
     max_loss: float = Field(50.0, gt=0)  # a mean loss above this is an explosion
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
