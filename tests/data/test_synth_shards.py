@@ -19,9 +19,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sailctl.cli import app
+from sailctl.core.data.sources import open_source
 from sailctl.core.data.synth import TASKS, generate, item_to_record, write_shards
 from sailctl.core.errors import StorageError, UsageError
-from sailctl.core.schema.data import SynthConfig
+from sailctl.core.schema.data import SourceConfig, SynthConfig
 
 TRAIN_TASKS = [task for task in TASKS if task != "ocr_word_unseen"]
 
@@ -242,3 +243,17 @@ class TestCommand:
 
     def test_nothing_to_write_is_said(self) -> None:
         assert "--out" in self.run("--samples", 5, code=2).stderr
+
+
+@pytest.mark.parametrize("layout", ["tar", "parquet", "llava-json"])
+def test_the_folder_it_names_is_a_source(tmp_path: Path, layout: str) -> None:
+    """The manifest beside the shards is not taken for data; shards deleted after reading do not block a new set."""
+    spec = SynthConfig(tasks={"caption": 1}, samples=5)
+    written = write_shards(spec, tmp_path / "set", layout=layout)
+    assert len(open_source(SourceConfig(name="s", path=str(written.source)))) == 5
+    if layout == "tar":
+        for path in (tmp_path / "set").glob("[!.]*"):
+            path.unlink()
+        assert list((tmp_path / "set").glob(".*.sailctl-index"))
+        again = write_shards(spec, tmp_path / "set")
+        assert len(open_source(SourceConfig(name="s", path=str(again.source)))) == 5

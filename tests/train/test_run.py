@@ -348,6 +348,19 @@ def test_a_full_disk_under_the_log_is_one_line(recipe: Path, tmp_path: Path) -> 
         train(recipe, tmp_path / "out", "alignment", resume=True)
 
 
+def test_a_damaged_log_is_one_line(recipe: Path, tmp_path: Path) -> None:
+    train(recipe, tmp_path / "out", "alignment")
+    log = tmp_path / "out" / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([lines[0], "\0\0\n", *lines[2:]]))
+    for overrides in ((), ("train.max_steps=6",)):
+        with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON; restore the file"):
+            train(recipe, tmp_path / "out", "alignment", *overrides, resume=True)
+    log.unlink()
+    with pytest.raises(DataError, match=r"metrics\.jsonl is missing or empty"):
+        train(recipe, tmp_path / "out", "alignment", resume=True)
+
+
 def test_rejects_are_logged_with_their_step_and_counted(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     samples = recipe / "data" / "samples.jsonl"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sailctl.core.bench.suite_synth import TASKS, Item, Task, grey
+from sailctl.core.errors import DataError
 from sailctl.core.files import append_jsonl, read_jsonl
 from sailctl.core.records import Turn
 
@@ -37,12 +38,15 @@ class Reporter(Protocol):
 
 
 class PredictionStore:
-    """An append-only JSONL of {"key", "prediction"}; a line torn by a kill is not there."""
+    """An append-only JSONL of {"key", "prediction"}; a line torn by a kill is not there. DataError for other damage."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = read_jsonl(path) if path.exists() else []
-        self._predictions: dict[str, str] = {row["key"]: row["prediction"] for row in rows}
+        try:
+            rows = read_jsonl(path) if path.exists() else []
+            self._predictions: dict[str, str] = {row["key"]: row["prediction"] for row in rows}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: holds what is no prediction ({error}); remove the file to ask again") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._predictions
@@ -58,7 +62,7 @@ class PredictionStore:
 
 
 def fingerprint(loaded: Loaded) -> str:
-    """blake2b-128 (hex) of the model's shape, dtypes and weights: the same for every layout they were read from."""
+    """blake2b-128 (hex) of the model's config, dtypes and weights: of all that an answer depends on."""
     import torch
 
     digest = hashlib.blake2b(loaded.config.model_dump_json().encode(), digest_size=16)

@@ -1,6 +1,7 @@
 """Which samples share a pack, and how they are merged into one. Pure functions: no I/O, no randomness.
 
-Shapes: T tokens of a pack, I tiles, S pixels along a tile's side, N supervised tokens. Samples stand one after the
+Shapes: T tokens of a pack, I tiles, N supervised tokens; tiles are I3SS (S pixels along a side), in a Pack called IPHW
+(P colour planes of H x W pixels). Samples stand one after the
 other; positions restart with each of them and `cu_seqlens` holds the borders, so that attention never crosses one.
 """
 

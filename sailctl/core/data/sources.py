@@ -23,7 +23,8 @@ from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.records import Sample
 from sailctl.core.schema.data import SourceConfig
 
-_SUFFIX_KINDS = {".tar": "tar", ".jsonl": "jsonl", ".json": "json", ".parquet": "parquet"}
+# In this order a folder is searched: JSON last, for tars and Parquet files often have some beside them.
+_SUFFIX_KINDS = {".tar": "tar", ".parquet": "parquet", ".jsonl": "jsonl", ".json": "json"}
 _MAX_OPEN_SHARDS = 64
 _ROW_GROUP_CACHE_BYTES = 256 << 20  # decoded Parquet row groups a process keeps
 

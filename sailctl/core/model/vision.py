@@ -1,6 +1,6 @@
 """The vision tower: stock transformers InternViT or AIMv2, run only as deep as `select_layer` asks.
 
-Shapes: I tiles, P patches (R rows x C columns), D the tower's width, S pixels of a tile's side.
+Shapes: I tiles, P patches, D the tower's width; pixels are ICSS: C colours, S pixels of a tile's side.
 """
 
 from __future__ import annotations

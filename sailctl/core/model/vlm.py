@@ -1,6 +1,7 @@
 """The composite model: tiles through the tower and projector, spliced into the text, through the language model.
 
-Shapes: T packed tokens, I tiles, V visual tokens of a tile, D the language model's width, B rows, S row length.
+Shapes: T packed tokens, I tiles, V visual tokens of a tile, D the language model's width, B rows, S row length; tiles
+are ICSS: C colours, S pixels of a tile's side.
 """
 
 from __future__ import annotations
@@ -127,6 +128,21 @@ class VisionLanguageModel(nn.Module):
         """
         modes = {part: part.training for part in (self, self.vision, self.projector, self.llm)}
         self.eval()
+        try:
+            return self._generate(input_ids, tiles, max_new_tokens, temperature, eos_ids, seed)
+        finally:
+            for part, training in modes.items():  # a frozen tower may be in eval mode while the rest trains
+                part.train(training)
+
+    def _generate(
+        self,
+        input_ids: list[list[int]],
+        tiles: list[torch.Tensor | None],
+        max_new_tokens: int,
+        temperature: float,
+        eos_ids: Sequence[int],
+        seed: int,
+    ) -> list[list[int]]:
         embeddings_BSD, mask_BS = self._left_padded(input_ids, tiles, self.llm.device)
         options = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
         settings = GenerationConfig(
@@ -141,8 +157,6 @@ class VisionLanguageModel(nn.Module):
             ids = self.llm.generate(
                 inputs_embeds=embeddings_BSD, attention_mask=mask_BS, generation_config=settings
             ).tolist()
-        for part, training in modes.items():  # a frozen tower may be in eval mode while the rest trains
-            part.train(training)
         stops = set(eos_ids)
         ends = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in ids]
         return [row[:end] for row, end in zip(ids, ends, strict=True)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from sailctl.core.errors import DataError
 from sailctl.core.files import atomic_write, read_jsonl, storage_errors
 from sailctl.core.train.schedule import Counters
 
@@ -107,17 +108,25 @@ class Meter:
 
 
 def summarise(run_dir: Path) -> Summary:
-    """First and last loss and training seconds of a run with at least one step."""
-    rows = read_jsonl(run_dir / "metrics.jsonl")
+    """First and last loss and training seconds of a run with at least one step. Raises DataError for a damaged log."""
+    rows = _rows(run_dir / "metrics.jsonl")
+    if not rows:
+        raise DataError(f"{run_dir / 'metrics.jsonl'} is missing or empty, though the run has made steps; restore it")
     return Summary(rows[0]["loss"], rows[-1]["loss"], sum(row["perf"]["seconds"] for row in rows))
+
+
+def _rows(path: Path) -> list[Any]:
+    """Rows of a log, none where there is none. A row that a checkpoint stands for was on the disk before it."""
+    try:
+        return read_jsonl(path) if path.is_file() else []
+    except ValueError as error:
+        raise DataError(f"{error}; restore the file, or cut it there if no checkpoint has come that far") from error
 
 
 def _cut(path: Path, steps: int) -> None:
     """Drop rows beyond `steps` and a torn last line; the file is replaced as a whole, and only if something goes."""
-    if not path.is_file():
-        return
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in read_jsonl(path) if row["step"] <= steps]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(path) if row["step"] <= steps]
     kept = "".join(lines).encode("utf-8", "backslashreplace")
-    if kept != path.read_bytes():
+    if path.is_file() and kept != path.read_bytes():
         with atomic_write(path) as file:
             file.write(kept)

@@ -200,7 +200,9 @@ def _claim(out: Path, about: dict[str, Any]) -> bool:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether a file is a temporary one (`.NAME.PID.tmp`) whose process is gone: a killed run's, not a neighbour's."""
+    """Whether a file is nobody's data: an index, or temporary (`.NAME.PID.tmp`) of a process that is gone."""
+    if path.name.endswith(".sailctl-index"):  # what reading the data once left, of shards that are gone
+        return True
     pid, suffix = path.name.split(".")[-2:] if path.name.count(".") >= 3 else ("", "")
     if suffix != "tmp" or not pid.isdecimal():
         return False
