@@ -121,7 +121,8 @@ class Device:
         return torch.autocast(device_type=self.kind, dtype=dtype)
 
     def seed(self, seed: int) -> None:
-        """Seed Python's, torch's CPU and this device's generators."""
+        """Seed Python's, torch's CPU and this device's generators; 63 bits of the seed count, all that torch takes."""
+        seed %= 1 << 63
         random.seed(seed)
         torch.manual_seed(seed)
         if self.kind != "cpu":

@@ -46,6 +46,13 @@ def test_peak_flops_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.peak_flops(torch.bfloat16) == 989e12 and gpu.peak_flops(torch.float32) is None
 
 
+def test_any_seed_is_one_for_torch() -> None:
+    CPU.seed(10**30)
+    first = torch.rand(4)
+    CPU.seed(10**30)
+    assert torch.equal(torch.rand(4), first)
+
+
 def test_random_state_returns() -> None:
     CPU.seed(3)
     state = CPU.rng_state()
