@@ -19,9 +19,7 @@ class SynthConfig(Config):
     samples: int = Field(gt=0)
     seed: int = 0
     split: Literal["train", "heldout"] = "train"
-    documents: float = Field(
-        0.5, ge=0, le=1
-    )  # share of train items described first, then asked
+    documents: float = Field(0.5, ge=0, le=1)  # share of train items described first, then asked
 
 
 class SourceConfig(Config):
