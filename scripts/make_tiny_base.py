@@ -130,15 +130,17 @@ class Phase:
 
 
 # Difficulty rises: large type and single shapes first. From full difficulty at once nothing is learnt in this time. The
-# last phase teaches to look things up: one thing among several in a picture, a place in a text.
+# last two teach to look things up: one thing among several in a picture, a place in a text.
 WHOLE = {"caption": 1.5, "ocr_word": 1.0, "ocr_code": 2.0, "ocr_text": 0.7}
 TEXT = {"text": 0.08}
 PARTS = {"region": 2.0, "caption": 0.7, "ocr_word": 0.5, "ocr_code": 0.7, "ocr_text": 1.0}
+MOSTLY_REGIONS = {"region": 5.0, "caption": 0.5, "ocr_word": 0.3, "ocr_code": 0.3, "ocr_text": 0.7}
 PHASES = (
     Phase("alignment", [1], 12_800, WHOLE, TEXT, "constant", 3e-3),
     Phase("advance", [1, 2], 22_400, WHOLE, TEXT, "constant", 3e-3),
     Phase("knowledge", [1, 2, 3], 28_800, WHOLE, TEXT, "cosine", 3e-3),
     Phase("instruction", [1, 2, 3], 24_000, PARTS, {"text": 0.1, "search": 0.15}, "cosine", 3e-3),
+    Phase("preference", [1, 2], 36_000, MOSTLY_REGIONS, {"search": 0.05}, "cosine", 3e-3),
 )
 
 

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sailctl import __version__
 from sailctl.core.environment import installed_version
 from sailctl.core.errors import StorageError, UsageError
@@ -90,6 +92,8 @@ def read_run(run_dir: Path) -> dict[str, Any]:
 
 def check_same_recipe(run_dir: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to resume with another recipe than the run began with, naming the keys that differ and both values."""
+    with contextlib.suppress(ValidationError):  # a key that has gone since is named by the comparison
+        stored = Recipe.model_validate(stored).model_dump(mode="json")  # one younger than the run had its default
     before, after = _flat(stored), _flat(now)
     differing = sorted(
         key
