@@ -224,10 +224,13 @@ class TestOverrides:
     def test_the_last_one_wins(self) -> None:
         assert load("tiny", "alignment", "train.seed=1", "train.seed=2").train.seed == 2
 
+    def test_weights_are_for_all_sources_or_none(self) -> None:
+        with pytest.raises(UsageError, match="give every source a weight or none; without one: a$"):
+            load("tiny", "alignment", "data.sources.1.weight=3", data=("x/a.tar", "y/b.jsonl"))
+
     def test_data_replaces_the_sources(self) -> None:
-        recipe = load(
-            "tiny", "alignment", "data.sources.1.weight=3", data=("x/a.tar", "y/a.jsonl", "s3://b/c-{0..9}.tar")
-        )
+        weights = [f"data.sources.{number}.weight={weight}" for number, weight in enumerate((1, 3, 1))]
+        recipe = load("tiny", "alignment", *weights, data=("x/a.tar", "y/a.jsonl", "s3://b/c-{0..9}.tar"))
         assert [(source.name, source.path) for source in recipe.data.sources] == [
             ("a", "x/a.tar"),
             ("a-2", "y/a.jsonl"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sailctl.core.schema.base import Config
 
@@ -25,7 +25,7 @@ class SynthConfig(Config):
 class SourceConfig(Config):
     """One source: a tar, JSON, JSONL or Parquet file, a glob, a folder of shards, or an fsspec URL of any of these.
 
-    Without a weight a source counts by its number of samples.
+    Without weights every source counts by its number of samples.
     """
 
     name: str
@@ -52,3 +52,11 @@ class DataConfig(Config):
     lanes: int = Field(1, ge=1)
     workers: int = Field(1, ge=0)
     shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _weights_for_all_or_none(self) -> DataConfig:
+        bare = [source.name for source in self.sources if source.weight is None]
+        if bare and len(bare) < len(self.sources):
+            # a number of samples and a hand-written weight are not of one kind: 0.8 : 6400 is nobody's mixture
+            raise ValueError(f"give every source a weight or none; without one: {', '.join(bare)}")
+        return self

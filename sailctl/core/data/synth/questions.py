@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sailctl.core.data.synth import words
 from sailctl.core.data.synth.item import Brief, Draw, SynthItem
-from sailctl.core.data.synth.scenes import COLOR_NAMES, Thing, count_for, describe, paint, random_things, shapes
+from sailctl.core.data.synth.scenes import COLOR_NAMES, Thing, describe, paint, random_things, shapes
 
 
 def _item(
@@ -30,18 +30,23 @@ def _put_beside(draw: Draw, a: Thing, b: Thing, side: str) -> None:
     a.place, b.place = places if side in ("left of", "above") else places[::-1]
 
 
+def _things(draw: Draw, level: int, kind: str) -> list[Thing]:
+    """One thing at level 1, one or two at level 2, two or three at level 3; as many as the kind of question needs."""
+    count = draw.integer(*((1, 1), (1, 2), (2, 3))[level - 1])
+    return random_things(draw, level, max(count, {"side": 2, "yes_side": 2, "yes_same": 2, "more": 3}.get(kind, 1)))
+
+
 def closed_vqa(brief: Brief, draw: Draw) -> SynthItem:
     """A question that names its own answers: two or three options, or yes and no."""
     level = brief.level
-    things = random_things(draw, level, count_for(draw, level))
-    thing = things[0]
     asked_sides = ("side", "yes_side") if level > 1 else ()
     kind = draw.choice(
         ("color", "shape", "size", "place", "yes_color", "yes_there", "yes_there", "yes_color", *asked_sides)
     )
     if kind == "place" and level > 1:
         kind = "more" if level == 3 else "yes_same"
-    return _CLOSED[kind](brief, draw, things, thing, kind)
+    things = _things(draw, level, kind)
+    return _CLOSED[kind](brief, draw, things, things[0], kind)
 
 
 def _closed_color(brief: Brief, draw: Draw, things: list[Thing], thing: Thing, kind: str) -> SynthItem:
@@ -153,14 +158,14 @@ _CLOSED = {
 def open_vqa(brief: Brief, draw: Draw) -> SynthItem:
     """A question about a scene with a one or two word answer."""
     level = brief.level
-    things = random_things(draw, level, count_for(draw, level))
-    thing = things[0]
     if level == 1:
         kind = draw.choice(("color", "shape", "place", "color_of"))
     elif level == 2:
         kind = draw.choice(("color_of", "shape_of", "place_of", "at"))
     else:
         kind = draw.choice(("color_of", "shape_of", "place_of", "at", "side"))
+    things = _things(draw, level, kind)
+    thing = things[0]
     if kind == "side":
         side = draw.choice(words.SIDES)
         _put_beside(draw, thing, things[1], side)
