@@ -10,7 +10,7 @@ from sailctl.core.schema.base import Config
 
 
 class BenchConfig(Config):
-    """`samples` held-out questions a task; tile limit and generation limits are those of the suite unless given."""
+    """`samples` held-out questions a task; without `max_tiles` pictures are tiled as the checkpoint was trained to."""
 
     suite: Literal["synth"] = "synth"
     samples: int = Field(100, gt=0)
