@@ -231,8 +231,8 @@ GOLDEN = {
     "ocr_code": ("Read the code.", "P06H8DF5"),
     "ocr_text": ("Write down the text.", "THE\nGIVEN\nPYTHON\nFUNCTION"),
     "chart": ("What is the value of bar T?", "4"),
-    "closed_vqa": ("Is the black shape a cross or a star?", "cross"),
-    "open_vqa": ("What shape is red?", "triangle"),
+    "closed_vqa": ("Is the purple shape a square or a ring?", "square"),
+    "open_vqa": ("What shape is purple?", "triangle"),
     "document_vqa": ("What is the day?", "THU"),
     "math": ("How many green shapes are there?", "3"),
     "text_qa": (

@@ -31,8 +31,8 @@ def _put_beside(draw: Draw, a: Thing, b: Thing, side: str) -> None:
 
 
 def _things(draw: Draw, level: int, kind: str) -> list[Thing]:
-    """One thing at level 1, one or two at level 2, two or three at level 3; as many as the kind of question needs."""
-    count = draw.integer(*((1, 1), (1, 2), (2, 3))[level - 1])
+    """One thing at level 1, one or two at level 2, two at level 3; three where the question is which are more."""
+    count = draw.integer(*((1, 1), (1, 2), (2, 2))[level - 1])
     return random_things(draw, level, max(count, {"side": 2, "yes_side": 2, "yes_same": 2, "more": 3}.get(kind, 1)))
 
 
