@@ -225,7 +225,7 @@ class TestOverrides:
         assert load("tiny", "alignment", "train.seed=1", "train.seed=2").train.seed == 2
 
     def test_weights_are_for_all_sources_or_none(self) -> None:
-        with pytest.raises(UsageError, match="give every source a weight or none; without one: a$"):
+        with pytest.raises(UsageError, match=r"give every source a weight or none; without one: a$"):
             load("tiny", "alignment", "data.sources.1.weight=3", data=("x/a.tar", "y/b.jsonl"))
 
     def test_data_replaces_the_sources(self) -> None:
