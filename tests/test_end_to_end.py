@@ -34,7 +34,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(recipe_root() / "tiny", folder / "recipe")
     for stage in STAGES:
         path = folder / "recipe" / f"{stage}.yaml"
-        path.write_text(re.sub(r"(samples|max_samples): \d+", rf"\1: {SAMPLES}", path.read_text()))
+        path.write_text(re.sub(r"\b(samples|max_samples): \d+", rf"\1: {SAMPLES}", path.read_text()))
     return folder
 
 

@@ -56,7 +56,7 @@ def test_the_bytes_depend_on_the_specification_alone(tmp_path: Path) -> None:
     assert sorted(tree(tmp_path / "a")) == ["00000.tar", "00001.tar", "00002.tar", "manifest.json"]
     assert tree(tmp_path / "a") == tree(tmp_path / "b") != tree(tmp_path / "c")
     assert done == [50, 100, 120] and alone.parts == 3 and not alone.complete_before
-    assert sum(alone.counts.values()) == 120 and all(10 <= count <= 17 for count in alone.counts.values())
+    assert sum(alone.counts.values()) == 120 and all(9 <= count <= 13 for count in alone.counts.values())
 
 
 def test_a_tar_holds_llava_conversations(tmp_path: Path) -> None:
@@ -187,7 +187,6 @@ def test_other_data_is_never_overwritten(tmp_path: Path) -> None:
     [
         ({"tasks": {}}, "tasks are empty"),
         ({"tasks": {"caption": 0.0}}, "weight 0.0"),
-        ({"tasks": {"caption": float("nan")}}, "weight nan"),
         ({"levels": []}, "levels are empty"),
         ({"levels": [4]}, "level 4"),
         ({"tasks": {"ocr_word_unseen": 1.0}}, "heldout split only"),
