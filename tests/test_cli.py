@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,16 +25,6 @@ def sailctl(*arguments: str, **kwargs: object) -> subprocess.CompletedProcess[st
     return subprocess.run(
         [sys.executable, "-m", "sailctl", *arguments], capture_output=True, text=True, env=environment, **kwargs
     )
-
-
-def fastest(command: list[str], times: int = 5) -> float:
-    """The best of several runs: the least disturbed by whatever else the machine does."""
-    seconds = []
-    for _ in range(times):
-        began = time.perf_counter()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
 
 
 def app_raising(error: BaseException) -> typer.Typer:
@@ -60,15 +49,6 @@ class TestHelp:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
         assert done.stdout.strip() == "[]", done.stderr
-
-    def test_takes_at_most_three_times_an_import_of_typer(self) -> None:
-        # Measured 1.2 on two idle cores; the best of several runs, once more where a busy machine disturbed them.
-        for _ in range(3):
-            typer_alone = fastest([sys.executable, "-c", "import typer"])
-            help_text = fastest([sys.executable, "-m", "sailctl", "--help"])
-            if help_text <= 3 * typer_alone:
-                return
-        pytest.fail(f"--help takes {help_text:.3f} s, import typer {typer_alone:.3f} s")
 
     def test_names_every_command(self) -> None:
         text = sailctl("--help").stdout
