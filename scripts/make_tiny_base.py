@@ -3,8 +3,9 @@
     python scripts/make_tiny_base.py --work runs/base --out recipes/tiny/base
 
 As in the paper, training starts from an encoder that has seen pictures and a language model that has read text. The two
-are pretrained here together, by captioning and word recognition alone (no question about a picture is ever asked), on
-generated pictures of another seed than any recipe uses and on docstrings of the Python standard library. The projector
+are pretrained here together, by captioning (whole pictures, and one shape of several) and by reading writing, on
+generated pictures of another seed than any recipe uses, and on docstrings of the Python standard library, continued
+and searched. None of the benchmark's kinds of question but captions and reading is asked here. The projector
 that joined them is thrown away: `alignment` has to learn it anew, and questions are first met in the recipe.
 Held-out words and held-out tasks are never generated here: only the generator's training split is used.
 
