@@ -9,7 +9,7 @@ and searched. None of the benchmark's kinds of question but captions and reading
 that joined them is thrown away: `alignment` has to learn it anew, and questions are first met in the recipe.
 Held-out words and held-out tasks are never generated here: only the generator's training split is used.
 
-The run itself is three ordinary stages of our own training code; this file makes their inputs and takes the result
+The run itself is five ordinary stages of our own training code; this file makes their inputs and takes the result
 apart.
 """
 
