@@ -101,11 +101,22 @@ def caption(brief: Brief, draw: Draw) -> SynthItem:
 
 
 def region(brief: Brief, draw: Draw) -> SynthItem:
-    """The caption of one thing of a scene of two to four, singled out by its colour, its shape or its place."""
+    """One thing of a scene of two to four, singled out by its colour, its shape or its place, and described.
+
+    The prompt decides which comes first in the answer, the colour or the shape: who only ever heard the colour first
+    learns to read the shape from the colour's place in the sentence, and cannot name it alone.
+    """
     things = random_things(draw, brief.level, brief.level + 1)
     thing = things[0]
-    prompt = draw.choice(words.REGION_PROMPTS)
-    question = prompt.format(color=thing.color, shape=thing.shape, place=thing.place)
-    answer = words.CAPTION_THING.format(size=thing.size, color=thing.color, shape=thing.shape, place=thing.place)
+    names = {"size": thing.size, "color": thing.color, "shape": thing.shape, "place": thing.place}
+    prompt, wording = draw.choice(_REGION_WORDINGS)
+    question = prompt.format(region=draw.choice(words.REGION_NAMES).format(**names))
+    answer = wording.format(**names)
     image = paint(brief, draw, things).image
     return SynthItem(image, question, answer, (answer,), (), (thing.element,), "region", brief.level, "region")
+
+
+_REGION_WORDINGS = (
+    (words.REGION_DESCRIBE, words.CAPTION_THING),
+    (words.REGION_WRITE, words.REGION_CAPTION),
+)

@@ -34,11 +34,10 @@ CAPTION_FIRST = "There are {count} shapes."
 CAPTION_THING = "A {size} {color} {shape} is in the {place}."
 CAPTION_SIDE = "The {a} is {side} the {b}."
 
-REGION_PROMPTS = (
-    "Describe the {color} shape.",
-    "Describe the {shape}.",
-    "Describe the shape in the {place}.",
-)
+REGION_NAMES = ("the {color} shape", "the {shape}", "the shape in the {place}")
+REGION_DESCRIBE = "Describe {region}."
+REGION_WRITE = "Write a caption of {region}."
+REGION_CAPTION = "The {size} {shape} in the {place} is {color}."  # its shape before its colour, unlike CAPTION_THING
 
 WORD_PROMPTS = ("Read the word.", "What word is shown?", "What does the image say?")
 CODE_PROMPTS = ("Read the code.", "What code is shown?")
