@@ -212,7 +212,7 @@ def save_parts(run_dir: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Tokenizer, text, three phases of training, and the two parts."""
+    """Tokenizer, text, the phases of training, and the two parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and runs; a rerun goes on there")
     parser.add_argument("--out", type=Path, required=True, help="where the parts go")
