@@ -141,7 +141,7 @@ PHASES = (
     Phase("advance", [1, 2], 22_400, WHOLE, TEXT, "constant", 3e-3),
     Phase("knowledge", [1, 2, 3], 28_800, WHOLE, TEXT, "cosine", 3e-3),
     Phase("instruction", [1, 2, 3], 24_000, PARTS, {"text": 0.1, "search": 0.15}, "cosine", 3e-3),
-    Phase("preference", [1, 2], 36_000, MOSTLY_REGIONS, {"search": 0.05}, "cosine", 3e-3),
+    Phase("preference", [1, 2], 96_000, MOSTLY_REGIONS, {"search": 0.05}, "cosine", 3e-3),
 )
 
 

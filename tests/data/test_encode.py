@@ -57,6 +57,9 @@ def test_a_bare_caption_gets_a_question_chosen_by_its_id():
     chinese = sample([("assistant", "一张灰色的噪声图片,没有内容。")], [picture(3)])
     assert full_turns(chinese)[0].text.removeprefix("<image>\n") in PROMPTS_ZH
     assert len({caption_prompt(sample_id([bytes([i])], ()), "words") for i in range(200)}) == len(PROMPTS_EN)
+    one = sample_id([b"a"], ())
+    asked = [caption_prompt(one, "words", epoch) for epoch in range(16)]
+    assert set(asked[:8]) == set(PROMPTS_EN) and asked[:8] == asked[8:]
     assert not is_mostly_chinese("") and not is_mostly_chinese("123 !?")
 
 

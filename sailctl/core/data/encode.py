@@ -21,7 +21,7 @@ from sailctl.core.schema.model import ModelConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Questions for bare captions; which one is asked depends on nothing but the sample's id.
+# Questions for bare captions. The sample's id chooses the first one; every epoch over the source asks the next.
 PROMPTS_EN = (
     "Describe this image in detail.",
     "What do you see in this picture?",
@@ -50,7 +50,7 @@ class SampleEncoder(Protocol):
     @property
     def tile_size(self) -> int: ...
 
-    def encode(self, sample: Sample) -> Encoded: ...
+    def encode(self, sample: Sample, epoch: int = 0) -> Encoded: ...
 
     def measure(self, sample: Sample) -> tuple[int, int]: ...
 
@@ -62,13 +62,16 @@ def is_mostly_chinese(text: str) -> bool:
     return chinese * 2 > len(letters)
 
 
-def caption_prompt(sample_id: str, caption: str) -> str:
-    """The question put before a bare caption, in the caption's language."""
+def caption_prompt(sample_id: str, caption: str, epoch: int = 0) -> str:
+    """The question put before a bare caption, in the caption's language.
+
+    Another one each epoch: a sample that only ever heard one question would be known by it, not by its picture.
+    """
     prompts = PROMPTS_ZH if is_mostly_chinese(caption) else PROMPTS_EN
-    return prompts[int(sample_id[:16], 16) % len(prompts)]
+    return prompts[(int(sample_id[:16], 16) + epoch) % len(prompts)]
 
 
-def full_turns(sample: Sample) -> tuple[Turn, ...]:
+def full_turns(sample: Sample, epoch: int = 0) -> tuple[Turn, ...]:
     """A sample's turns with one placeholder per image: a bare caption gets its question, a lone picture its place.
 
     Raises SampleError "placeholder_mismatch" naming both numbers, "no_image" for a bare caption without a picture.
@@ -77,7 +80,7 @@ def full_turns(sample: Sample) -> tuple[Turn, ...]:
     if sample.is_bare_caption:
         if not count:
             raise SampleError("no_image", "a caption without a picture, and without a question")
-        question = f"{IMAGE_PLACEHOLDER}\n" * count + caption_prompt(sample.id, sample.turns[0].text)
+        question = f"{IMAGE_PLACEHOLDER}\n" * count + caption_prompt(sample.id, sample.turns[0].text, epoch)
         return (Turn("user", question), *sample.turns)
     placeholders = sum(turn.text.count(IMAGE_PLACEHOLDER) for turn in sample.turns if turn.role == "user")
     if placeholders == count:
@@ -106,14 +109,14 @@ class Encoder:
         self.template = chat_template(model.template, model.system)
         self.image_start_id = tokenizer.convert_tokens_to_ids(IMG_START)
 
-    def encode(self, sample: Sample) -> Encoded:
-        """Token ids, supervision and tiles of a sample.
+    def encode(self, sample: Sample, epoch: int = 0) -> Encoded:
+        """Token ids, supervision and tiles of a sample, met in its source's `epoch`.
 
         Too long a sample is cut at its end, never inside a picture's tokens (pictures behind the cut go with it), as
         long as something supervised stays; otherwise, and always with `overlong: reject`, it raises SampleError
         "too_long" naming both numbers. Raises SampleError for bad images and mismatched placeholders, too.
         """
-        turns = full_turns(sample)
+        turns = full_turns(sample, epoch)
         size = self.tile_size
         tiles = [
             images.tile(

@@ -46,7 +46,7 @@ class Fetcher:
         try:
             sample = source.read(ref.ordinal)
             key = sample.key
-            return Fetched(ref, self.encoder.encode(sample))
+            return Fetched(ref, self.encoder.encode(sample, ref.epoch))
         except SampleError as error:
             row = {
                 "source": source.name,
