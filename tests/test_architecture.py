@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room (a file or folder of core) may import lower floors; two rooms of one floor never import one another.
 FLOORS = {
-    0: {"errors", "schema", "records", "files", "journal", "workers", "device"},
+    0: {"errors", "schema", "records", "datasheet", "files", "journal", "workers", "device"},
     1: {"images", "model", "metrics", "scaling", "environment"},
     2: {"data", "engines"},
     3: {"train", "caption", "curate", "bench"},
@@ -28,8 +28,8 @@ FLOORS = {
     5: {"report"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-# Everybody may raise errors and use the rows that travel; neither imports anything itself.
-FOR_ALL = {"errors", "records"}
+# Everybody may raise errors, use the rows that travel and read data sheets; none of them imports anything itself.
+FOR_ALL = {"errors", "records", "datasheet"}
 # The report reads result files: of core it may know how to read and name them, not how they were made.
 REPORT_MAY_IMPORT = {"errors", "records", "files", "schema", "metrics"}
 

@@ -17,6 +17,7 @@ import platform
 import random
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -27,29 +28,11 @@ from torch import Tensor
 from torch import dtype as DType
 from torch.nn import functional as F
 
+from sailctl.core.datasheet import data_sheet
 from sailctl.core.errors import UsageError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
-# Dense bf16 peak FLOP/s by a piece of the device's name, from the vendors' data sheets; the first match counts.
-_PEAK_BF16 = (
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),
-    ("H800", 989e12),
-    ("H20", 148e12),
-    ("A100", 312e12),
-    ("A800", 312e12),
-    ("L40S", 362e12),
-    ("L40", 181e12),
-    ("L20", 119e12),
-    ("A10", 125e12),
-    ("4090", 165e12),
-    ("3090", 71e12),
-    ("910B1", 378e12),
-    ("910B2", 353e12),
-    ("910B", 313e12),
-)
 _COLLECTIVES = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
 
 
@@ -195,8 +178,15 @@ class Device:
         """Dense peak FLOP/s of the device in bf16 or fp16; None where no data sheet is known."""
         if self.kind == "cpu" or dtype not in (torch.bfloat16, torch.float16):
             return None
-        name = self.name()
-        return next((peak for part, peak in _PEAK_BF16 if part in name), None)
+        sheet = data_sheet(self.name())
+        return None if sheet is None else sheet.peak_bf16
+
+    def gemm_flops(self, dtype: DType) -> float:
+        """FLOP/s of a large square product in `dtype`, measured once a process: what a step could reach at best here.
+
+        Takes a fraction of a second; draws nothing from the random generators and leaves no trace in peak memory.
+        """
+        return _gemm_flops(self, dtype, torch.get_num_threads() if self.kind == "cpu" else 0)
 
     def varlen_attention(
         self,
@@ -223,6 +213,25 @@ class Device:
         if self.kind == "npu" and half and importlib.util.find_spec("torch_npu") is not None:
             return _npu_attention(q_THD, k_TKD, v_TKD, cu_seqlens, causal, scale)
         return _sdpa_per_document(q_THD, k_TKD, v_TKD, cu_seqlens, causal, scale)
+
+
+@functools.cache
+def _gemm_flops(device: Device, dtype: DType, threads: int) -> float:
+    side, repeats = (768, 1) if device.kind == "cpu" else (8192, 4)
+    small = torch.randn(side // 8, side // 8, generator=torch.Generator().manual_seed(0))  # zeros would run too fast
+    matrix = small.repeat(8, 8).to(device.torch, dtype)
+    best = float("inf")
+    for _ in range(5):  # the first warms up
+        device.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            matrix @ matrix
+        device.synchronize()
+        best = min(best, (time.perf_counter() - start) / repeats)
+    del matrix
+    if device.kind != "cpu":
+        _backend(device.kind).reset_peak_memory_stats(device.torch)
+    return 2 * side**3 / best
 
 
 def _sdpa_per_document(

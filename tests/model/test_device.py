@@ -46,6 +46,15 @@ def test_peak_flops_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.peak_flops(torch.bfloat16) == 989e12 and gpu.peak_flops(torch.float32) is None
 
 
+def test_gemm_ceiling_disturbs_nothing() -> None:
+    CPU.seed(5)
+    before = CPU.rng_state()
+    python_before = random.getstate()
+    ceiling = CPU.gemm_flops(torch.float32)
+    assert 1e8 < ceiling < 1e15 and CPU.gemm_flops(torch.float32) == ceiling  # measured once
+    assert torch.equal(CPU.rng_state()["cpu"], before["cpu"]) and random.getstate() == python_before
+
+
 def test_any_seed_is_one_for_torch() -> None:
     CPU.seed(10**30)
     first = torch.rand(4)

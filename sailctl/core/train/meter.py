@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sailctl.core.errors import DataError
 from sailctl.core.files import atomic_write, read_jsonl, storage_errors
+from sailctl.core.train.gauge import Gauge, PackSize
 from sailctl.core.train.schedule import Counters
 
 if TYPE_CHECKING:
@@ -36,10 +38,10 @@ class Summary:
 class Meter:
     """Times the steps and appends to the logs; `samples` and `tokens` are cumulative, other counts the step's own."""
 
-    def __init__(self, run_dir: Path, stage: str, device: Device, counters: Counters) -> None:
+    def __init__(self, run_dir: Path, stage: str, device: Device, counters: Counters, gauge: Gauge) -> None:
         """Cut the logs back to the counters' step (what a killed run wrote beyond its checkpoint) and open them."""
         self.counters = counters
-        self._stage, self._device = stage, device
+        self._stage, self._device, self._gauge = stage, device, gauge
         self._files: dict[str, IO[str]] = {}
         for name in LOGS:
             path = run_dir / name
@@ -53,11 +55,24 @@ class Meter:
         """Mark the end of the wait for data."""
         self._data_arrived = time.perf_counter()
 
-    def log(self, step: Step, *, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
-        """Count the step, append its row and its rejects; return the row. The next step's clock starts."""
+    def log(
+        self,
+        step: Step,
+        *,
+        loss: float,
+        lr: float,
+        grad_norm: float,
+        ranks: Sequence[Sequence[PackSize]] | None = None,
+    ) -> dict[str, Any]:
+        """Count the step, append its row and its rejects; return the row. The next step's clock starts.
+
+        `ranks` are the sizes of every rank's packs; without it the step's own are all there are.
+        """
         self.counters = self.counters.plus(step)
+        sizes = ranks or [[PackSize.of(pack) for pack in step.packs]]
         now = time.perf_counter()
         seconds = max(now - self._began, 1e-9)
+        waited = self._data_arrived - self._began
         row = {
             "step": self.counters.steps,
             "stage": self._stage,
@@ -66,16 +81,19 @@ class Meter:
             "grad_norm": grad_norm,
             "samples": self.counters.samples,
             "tokens": self.counters.tokens,
-            "supervised_tokens": sum(pack.targets_N.numel() for pack in step.packs),
-            "packs": len(step.packs),
+            "supervised_tokens": sum(size[2] for rank in sizes for size in rank),
+            "packs": sum(map(len, sizes)),
             "rejected": len(step.rejects),
             "truncated": step.truncated,
+            **self._gauge.work(sizes),
             "perf": {
                 "seconds": seconds,
                 "samples_per_s": step.num_samples / seconds,
                 "tokens_per_s": step.num_tokens / seconds,
-                "data_wait_s": self._data_arrived - self._began,
+                "data_wait_s": waited,
+                "data_wait_share": waited / seconds,
                 "memory_bytes": self._device.max_memory_allocated(),
+                **self._gauge.speed(sizes, seconds),
             },
         }
         for reject in step.rejects:
@@ -105,6 +123,19 @@ class Meter:
         with storage_errors(self._paths[name]):
             self._files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
             self._files[name].flush()
+
+
+def progress_fields(row: dict[str, Any]) -> dict[str, float | int | str]:
+    """What the progress line shows of a row of metrics: loss, rate, and how well device and data keep up."""
+    perf = row["perf"]
+    share = {"gemm": perf["gemm_share"]} if perf["mfu"] is None else {"mfu": perf["mfu"]}
+    return {
+        "loss": row["loss"],
+        "lr": row["lr"],
+        "tokens_s": round(perf["tokens_per_s"]),
+        **{name: f"{value:.1%}" for name, value in share.items()},
+        "wait": f"{perf['data_wait_share']:.0%}",
+    }
 
 
 def summarise(run_dir: Path) -> Summary:

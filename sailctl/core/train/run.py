@@ -19,9 +19,10 @@ from sailctl.core.train import checkpoint as checkpoints
 from sailctl.core.train import parents, rundir
 from sailctl.core.train.backend import Plain
 from sailctl.core.train.checkpoint import Checkpoint
+from sailctl.core.train.gauge import Gauge
 from sailctl.core.train.inputs import build_loader, build_model, make_missing_data, same_stream
 from sailctl.core.train.loop import Job, run_loop
-from sailctl.core.train.meter import Meter, summarise
+from sailctl.core.train.meter import Meter, progress_fields, summarise
 from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.schedule import Budget, Counters
 from sailctl.core.train.signals import stop_signals
@@ -131,12 +132,11 @@ def _train(
     rundir.write_run(out, recipe, about)
 
     budget = Budget.of(train, loader.samples_per_epoch)
-    meter = Meter(out, recipe.stage, device, counters)
+    meter = Meter(out, recipe.stage, device, counters, Gauge.of(loaded.config, recipe, device))
     unit, total = ("steps", budget.max_steps) if budget.max_samples is None else ("samples", budget.max_samples)
 
     def report(row: dict[str, Any]) -> None:
-        tokens_per_s = round(row["perf"]["tokens_per_s"])
-        reporter.update(row["step" if unit == "steps" else unit], loss=row["loss"], lr=row["lr"], tokens_s=tokens_per_s)
+        reporter.update(row["step" if unit == "steps" else unit], **progress_fields(row))
 
     def save(lr: float) -> None:
         meter.sync()
