@@ -42,6 +42,7 @@ def test_visual_tokens_follow_the_tiles():
     assert coder.measure(sample([("user", "<image> or <image>?"), ("assistant", "one")], images)) == (
         found.num_tokens,
         found.num_tiles,
+        found.num_targets,
     )
 
 
@@ -114,7 +115,7 @@ def test_a_cut_never_splits_a_picture():
         assert found.supervised[1:].any() and found.num_tokens <= limit
         assert found.num_tokens == limit or visual == 0
         assert found.tiles.shape[1:] == (3, 28, 28)
-        assert coder.measure(sample(turns, image)) == (found.num_tokens, found.num_tiles)
+        assert coder.measure(sample(turns, image)) == (found.num_tokens, found.num_tiles, found.num_targets)
 
 
 def test_without_anything_supervised_left_it_is_refused_with_both_numbers():

@@ -73,9 +73,9 @@ def test_a_step_adds_up(captions):
         assert step.num_samples == sum(len(pack.sample_ids) for pack in step.packs) > 8
         assert step.num_tokens == sum(len(pack.input_ids_T) for pack in step.packs)
         assert step.loss_weight == pytest.approx(step.num_samples)  # "sample" weighting: one each
-        assert len(step.packs) == found.packs_per_lane and found.pack_samples * found.packs_per_lane >= 16
+        assert len(step.packs) == found.packs_per_lane
         mean = sum(next(found).num_samples for _ in range(40)) / 40
-        assert 13 <= mean <= 16
+        assert mean == pytest.approx(16, abs=1)
         for pack in step.packs:
             assert pack.num_tokens <= 400 and len(pack.tiles_IPHW) <= 12
 
@@ -83,7 +83,7 @@ def test_a_step_adds_up(captions):
 def test_one_big_pack_holds_exactly_the_batch(captions):
     with loader(data_config(captions, pack_tokens=100_000, pack_tiles=1000), batch=24) as found:
         assert [next(found).num_samples for _ in range(6)] == [24] * 6
-        assert (found.packs_per_lane, found.pack_samples) == (1, 24)
+        assert found.packs_per_lane == 1 and found.target.samples == 24
 
 
 def test_an_epoch_holds_every_sample_once_and_rejects_are_logged_again_in_the_next(captions):
@@ -166,8 +166,8 @@ def test_resuming_reads_the_packer_s_left_overs_again_with_workers_too(captions)
         state = found.state_dict()
         expected = [content(next(found)) for _ in range(4)]
     lane = state["lanes"]["0"]
-    assert lane["open"] and lane["waiting"]  # the interesting case occurred
-    assert max(lane["open"] + lane["waiting"]) < lane["position"]
+    assert lane["waiting"] and any(lane["ages"])  # the interesting case occurred
+    assert max(lane["waiting"]) < lane["position"]
     with loader(config) as again:
         again.load_state_dict(state)
         assert [content(next(again)) for _ in range(4)] == expected
@@ -358,7 +358,7 @@ def test_truncated_samples_are_counted(tmp_path):
     with loader(data_config(path, pack_tokens=80), batch=20) as found:
         taken = [next(found) for _ in range(2)]
     assert sum(step.truncated for step in taken) == pytest.approx(sum(s.num_samples for s in taken) / 2, abs=3)
-    with loader(data_config(path, pack_tokens=80, overlong="reject"), batch=20) as found:
+    with loader(data_config(path, pack_tokens=80, overlong="reject", max_reject_rate=0.6), batch=20) as found:
         step = next(found)
     assert step.truncated == 0 and {row["reason"] for row in step.rejects} == {"too_long"}
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from sailctl.core.data.packing import Encoded, FirstFit, merge
+from sailctl.core.data.packing import Encoded, merge
 
 
 def encoded(name, ids, supervised, tiles=0):
@@ -78,75 +75,3 @@ def test_a_pack_without_pictures_and_one_with_many():
     assert merge([TEXT, PICTURE, PICTURE]).tiles_IPHW.shape == (2, 3, 2, 2)
     alone = merge([TEXT])
     assert alone.cu_seqlens.tolist() == [0, 7] and alone.to("cpu").sample_ids == ["text"]
-
-
-@dataclass(frozen=True)
-class Piece:
-    name: int
-    num_tokens: int
-    num_tiles: int = 0
-
-
-def names(groups):
-    return [[piece.name for piece in group] for group in groups]
-
-
-def test_first_fit_written_out_by_hand():
-    packer = FirstFit(tokens=10, tiles=3, samples=9, window=2)
-    sizes = [(6, 1), (5, 0), (3, 1), (4, 0), (8, 0), (1, 2), (2, 0)]
-    found = [names(packer.add(Piece(i, *size))) for i, size in enumerate(sizes)]
-    # 0 opens; 1 waits; 2 joins 0 (9 tokens); 3 waits; 4 is one too many: [0, 2] closes, 1 and 3 open the next (9);
-    # 5 joins them: 10 tokens, full; 4 opens the next; 6 fills it
-    assert found == [[], [], [], [], [[0, 2]], [[1, 3, 5]], [[4, 6]]]
-    assert packer.flush() == []
-
-
-def test_a_cap_of_samples_closes_at_once():
-    packer = FirstFit(tokens=1000, tiles=3, samples=2, window=4)
-    assert [names(packer.add(Piece(i, 5))) for i in range(4)] == [[], [[0, 1]], [], [[2, 3]]]
-
-
-def test_many_small_samples_fill_a_pack_whatever_the_window():
-    packer = FirstFit(tokens=1000, tiles=3, samples=10**9, window=2)
-    groups = [group for i in range(500) for group in packer.add(Piece(i, 10))]
-    assert [len(group) for group in groups] == [100] * 5
-
-
-def test_what_can_never_fit_is_refused_with_its_numbers():
-    packer = FirstFit(tokens=10, tiles=3, samples=2, window=4)
-    with pytest.raises(ValueError, match=r"11 tokens and 0 tiles .* 10 tokens and 3 tiles"):
-        packer.add(Piece(0, 11))
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 6)), max_size=120),
-    st.integers(1, 12),
-    st.integers(0, 6),
-)
-@settings(deadline=None)
-def test_nothing_is_lost_caps_hold_and_nobody_waits_too_long(sizes, samples, window):
-    packer = FirstFit(tokens=50, tiles=6, samples=samples, window=window)
-    groups, closed_when_added = [], {}
-    for index, size in enumerate(sizes):
-        closed_when_added[index] = len(groups)
-        groups += packer.add(Piece(index, *size))
-        assert len(packer.waiting) <= window
-    groups += packer.flush()
-    assert sorted(piece.name for group in groups for piece in group) == list(range(len(sizes)))
-    for number, group in enumerate(groups):
-        assert 0 < len(group) <= samples
-        assert sum(piece.num_tokens for piece in group) <= 50 and sum(piece.num_tiles for piece in group) <= 6
-        assert all(number - closed_when_added[piece.name] <= window + 1 for piece in group)
-
-
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.integers(0, 59))
-@settings(deadline=None)
-def test_its_state_is_open_and_waiting(sizes, cut):
-    whole = FirstFit(tokens=20, tiles=9, samples=5, window=3)
-    for i, size in enumerate(sizes[:cut]):
-        whole.add(Piece(i, size))
-    again = FirstFit(tokens=20, tiles=9, samples=5, window=3)
-    again.restore(whole.open, whole.waiting)
-    rest = [Piece(cut + i, size) for i, size in enumerate(sizes[cut:])]
-    assert [whole.add(piece) for piece in rest] == [again.add(piece) for piece in rest]
-    assert whole.flush() == again.flush()

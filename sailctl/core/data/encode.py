@@ -52,7 +52,7 @@ class SampleEncoder(Protocol):
 
     def encode(self, sample: Sample, epoch: int = 0) -> Encoded: ...
 
-    def measure(self, sample: Sample) -> tuple[int, int]: ...
+    def measure(self, sample: Sample) -> tuple[int, int, int]: ...
 
 
 def is_mostly_chinese(text: str) -> bool:
@@ -144,8 +144,8 @@ class Encoder:
             truncated=length < len(input_ids),
         )
 
-    def measure(self, sample: Sample) -> tuple[int, int]:
-        """Tokens and tiles `encode` would give, by the pictures' headers, without decoding. Raises SampleError."""
+    def measure(self, sample: Sample) -> tuple[int, int, int]:
+        """Tokens, tiles and supervised tokens `encode` would give, by the pictures' headers. Raises SampleError."""
         counts = [
             images.num_tiles(
                 *images.image_size(data),
@@ -158,7 +158,7 @@ class Encoder:
         ]
         input_ids, supervised = self._tokens(full_turns(sample), counts)
         length, kept = self._fit(input_ids, supervised, counts)
-        return length, sum(counts[:kept])
+        return length, sum(counts[:kept]), int(np.count_nonzero(supervised[1:length]))
 
     def _tokens(self, turns: tuple[Turn, ...], num_tiles: list[int]) -> tuple[np.ndarray, np.ndarray]:
         tokens = self.model.tokens_per_tile

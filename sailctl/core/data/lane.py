@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sailctl.core.data.choose import CostPacker
 from sailctl.core.data.fetch import Fetched
 from sailctl.core.data.order import LaneCursor, Order, Ref
-from sailctl.core.data.packing import Encoded, FirstFit
+from sailctl.core.data.packing import Encoded
 from sailctl.core.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placed:
-    """An encoded sample and its position in the lane."""
+    """An encoded sample, its position in the lane, and how many times all data had been drawn before it."""
 
     position: int
+    epoch: int
     encoded: Encoded
 
     @property
@@ -33,14 +35,22 @@ class Placed:
         """Tiles, for the packer."""
         return self.encoded.num_tiles
 
+    @property
+    def num_targets(self) -> int:
+        """Supervised tokens, for the packer."""
+        return self.encoded.num_targets
+
 
 class Lane:
-    """A lane's draws, packer and accounts. `pump` is called whenever another result has to arrive somewhere."""
+    """A lane's draws, packer and accounts. `pump` is called whenever another result has to arrive somewhere.
 
-    def __init__(self, order: Order, lane: int, packer: FirstFit[Placed]) -> None:
+    The packer is given to `start`, once it is known what packs are filled to.
+    """
+
+    def __init__(self, order: Order, lane: int) -> None:
         self.order = order
         self.lane = lane
-        self.packer = packer
+        self.packer: CostPacker[Placed] | None = None
         self.ready: deque[list[Placed]] = deque()
         self.position = 0  # the next draw the packer takes
         self.seen = 0
@@ -50,6 +60,10 @@ class Lane:
         self._again: deque[int] = deque()  # leftovers of a restored packer, to be read once more
         self._left_over: dict[str, Any] = {}
         self._arrived: deque[Fetched] = deque()
+
+    def start(self, packer: CostPacker[Placed]) -> None:
+        """Begin to draw."""
+        self.packer = packer
 
     def issue(self) -> Ref:
         """The next draw to be fetched."""
@@ -62,13 +76,14 @@ class Lane:
 
     def next_group(self, pump: Callable[[], None], on_reject: Callable[[dict[str, Any]], None]) -> list[Encoded]:
         """The samples of the lane's next pack. Raises DataError for a lost shard."""
-        self._read_left_over(pump)
+        packer = self._started()
+        self._read_left_over(packer, pump)
         while not self.ready:
             fetched = self._take(pump)
             self.position = fetched.ref.position + 1
             self.seen += 1
             if fetched.encoded is not None:
-                self.ready.extend(self.packer.add(Placed(fetched.ref.position, fetched.encoded)))
+                self.ready.extend(packer.add(self._placed(fetched.ref.position, fetched.encoded)))
             elif fetched.reject is not None:
                 self.rejected[fetched.reject["reason"]] += 1
                 on_reject(fetched.reject)
@@ -83,7 +98,16 @@ class Lane:
             raise DataError(fetched.failure)
         return fetched
 
-    def _read_left_over(self, pump: Callable[[], None]) -> None:
+    def _started(self) -> CostPacker[Placed]:
+        if self.packer is None:
+            raise RuntimeError("a lane that was not started")
+        return self.packer
+
+    def _placed(self, position: int, encoded: Encoded) -> Placed:
+        draw = position * self.order.lanes + self.lane
+        return Placed(position, draw // sum(self.order.mixture.sizes), encoded)
+
+    def _read_left_over(self, packer: CostPacker[Placed], pump: Callable[[], None]) -> None:
         if not self._left_over:
             return
         saved, self._left_over = self._left_over, {}
@@ -96,19 +120,19 @@ class Lane:
                     f"sample {row.get('key')} of source {row.get('source')} was readable before and is not now "
                     f"({row.get('reason')}: {row.get('detail')}); restore the data this run began with"
                 )
-            placed[position] = Placed(position, fetched.encoded)
+            placed[position] = self._placed(position, fetched.encoded)
 
         def back(positions: Iterable[int]) -> list[Placed]:
             return [placed[position] for position in positions]
 
-        self.packer.restore(back(saved["open"]), back(saved["waiting"]))
+        packer.restore(back(saved["waiting"]), saved["ages"])
         self.ready = deque(back(group) for group in saved["ready"])
 
     def state_dict(self) -> dict[str, Any]:
         """Positions only: the next draw, the packer's leftovers, groups already chosen; and the accounts."""
         held = self._left_over or {
-            "open": [placed.position for placed in self.packer.open],
-            "waiting": [placed.position for placed in self.packer.waiting],
+            "waiting": [placed.position for placed in self.packer.waiting] if self.packer else [],
+            "ages": list(self.packer.ages) if self.packer else [],
             "ready": [[placed.position for placed in group] for group in self.ready],
         }
         return {"position": self.position, **held, "seen": self.seen, "rejected": dict(self.rejected)}
@@ -119,9 +143,9 @@ class Lane:
         self.seen = int(state["seen"])
         self.rejected = Counter(state["rejected"])
         self._ahead.position = self.position
-        self._left_over = {name: state[name] for name in ("open", "waiting", "ready")}
+        self._left_over = {name: state[name] for name in ("waiting", "ages", "ready")}
         self._again = deque(_positions(self._left_over))
 
 
 def _positions(left_over: dict[str, Any]) -> list[int]:
-    return sorted([*left_over["open"], *left_over["waiting"], *(p for group in left_over["ready"] for p in group)])
+    return sorted([*left_over["waiting"], *(position for group in left_over["ready"] for position in group)])

@@ -9,23 +9,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from sailctl.core.data.choose import PROBED, CostPacker, Costs, Target, pack_target
 from sailctl.core.data.encode import SampleEncoder
 from sailctl.core.data.fetch import Fetched, Fetcher, start_worker, worker_context
 from sailctl.core.data.lane import Lane
 from sailctl.core.data.order import Mixture, Order, Ref
-from sailctl.core.data.packing import FirstFit, LossWeighting, Pack, merge
+from sailctl.core.data.packing import LossWeighting, Pack, merge
 from sailctl.core.data.sources import open_source
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.schema.data import DataConfig
 
 MIN_SEEN = 50  # rejects are judged as a rate from here on
-_PROBED = 64  # samples of lane 0 that are measured to size the batch
 _PREFETCH_BYTES = 1 << 30  # decoded tiles that may wait, over all workers
 
 
@@ -42,17 +42,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class _Size:
+class Size:
+    """The lengths of a sample: tokens, tiles, supervised tokens."""
+
     num_tokens: int
     num_tiles: int
+    num_targets: int
+    epoch: int = 0
 
 
 class Loader:
     """An endless iterator of Steps over the mixture of `data.sources`; epochs follow one another without a gap.
 
-    `encoder` needs `encode(sample)` and `measure(sample)` and must be picklable when `data.workers` > 0. Raises
-    UsageError for missing or empty sources and lanes that ranks do not divide, DataError when shards are lost or more
-    than `data.max_reject_rate` of at least 50 samples are broken.
+    `encoder` needs `encode(sample)` and `measure(sample)` and must be picklable when `data.workers` > 0. Packs are
+    balanced by `costs`; without it, by tokens. Raises UsageError for missing or empty sources and lanes that ranks do
+    not divide, DataError when shards are lost or more than `data.max_reject_rate` of at least 50 samples are broken.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Loader:
         seed: int,
         global_batch_samples: int,
         loss_weighting: LossWeighting = "token",
+        costs: Costs | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -80,6 +85,7 @@ class Loader:
         self.seed = seed
         self.global_batch_samples = global_batch_samples
         self.loss_weighting = loss_weighting
+        self.costs = costs or Costs()
         if data.workers:  # imports begin while sources are indexed and the model is loaded
             tokenizer = getattr(encoder, "tokenizer", None)
             self._context = worker_context([type(thing).__module__ for thing in (encoder, tokenizer) if thing])
@@ -87,13 +93,10 @@ class Loader:
         mixture = Mixture([len(source) for source in self.sources], [source.weight for source in data.sources])
         self.order = Order(mixture, seed, data.lanes, data.shuffle)
         per_rank = data.lanes // world
-        self.lanes = [
-            Lane(self.order, lane, FirstFit(data.pack_tokens, data.pack_tiles, 1, data.pack_window))
-            for lane in range(rank * per_rank, (rank + 1) * per_rank)
-        ]
+        self.lanes = [Lane(self.order, lane) for lane in range(rank * per_rank, (rank + 1) * per_rank)]
         self._by_number = {lane.lane: lane for lane in self.lanes}
-        self.packs_per_lane = 0  # with pack_samples: chosen before the first step, kept in the state
-        self.pack_samples = 0
+        self.packs_per_lane = 0  # with the target: chosen before the first step, kept in the state
+        self.target: Target | None = None
         self._prefetched: Iterator[Fetched] | None = None
 
     @property
@@ -143,41 +146,45 @@ class Loader:
     # --- sizes ---------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        sizes = self._probe()
-        if not self.packs_per_lane:
-            per_lane = self.global_batch_samples / self.data.lanes
-            held = samples_per_pack(sizes, self.data, enough=math.ceil(per_lane))
-            self.packs_per_lane = max(1, round(per_lane / held))
-            self.pack_samples = math.ceil(per_lane / self.packs_per_lane)
+        if self.target is None:
+            self.packs_per_lane, self.target = pack_target(
+                self._probe(),
+                self.costs,
+                tokens=self.data.pack_tokens,
+                tiles=self.data.pack_tiles,
+                samples=self.global_batch_samples / self.data.lanes,
+                balance=self.data.balance,
+            )
         for lane in self.lanes:
-            lane.packer.samples = self.pack_samples
+            data = self.data
+            lane.start(CostPacker(data.pack_tokens, data.pack_tiles, data.pack_window, self.costs, self.target))
         try:
-            self._prefetched = iter(self._data_loader(sizes))
+            self._prefetched = iter(self._data_loader())
         except (OSError, EOFError) as error:
             raise DataError(
                 f"data worker processes cannot start ({error or type(error).__name__}); "
                 f"lower data.workers {self.data.workers}, or set it to 0 to read in this process"
             ) from error
 
-    def _probe(self) -> list[_Size]:
-        """Sizes of the first samples of lane 0, which is the same on every rank; broken ones are left out."""
+    def _probe(self) -> list[Size]:
+        """Sizes of the first draws of all lanes, the same on every rank; broken ones are left out."""
         sizes = []
-        for position in range(_PROBED):
-            ref = self.order.ref(0, position)
+        for number in range(min(PROBED, self.samples_per_epoch)):
+            ref = self.order.ref(number % self.data.lanes, number // self.data.lanes)
             try:
-                sizes.append(_Size(*self.encoder.measure(self.sources[ref.source].read(ref.ordinal))))
+                sizes.append(Size(*self.encoder.measure(self.sources[ref.source].read(ref.ordinal))))
             except SampleError:
                 continue  # met again, and counted, when its turn comes
-        return sizes or [_Size(self.data.pack_tokens, 1)]
+        return sizes or [Size(self.data.pack_tokens, 1, 1)]
 
-    def _data_loader(self, sizes: Sequence[_Size]) -> DataLoader:
+    def _data_loader(self) -> DataLoader:
         workers = self.data.workers
         options: dict[str, Any] = {}
         if workers:
             # a whole step ahead, so that workers are busy while the step computes, as far as memory allows
-            mean_bytes = sum(size.num_tiles for size in sizes) / len(sizes) * 3 * self.encoder.tile_size**2 + 1
-            step_samples = len(self.lanes) * self.packs_per_lane * self.pack_samples
-            ahead = max(2 * workers, min(2 * step_samples, int(_PREFETCH_BYTES / mean_bytes)))
+            step_samples = self.global_batch_samples * len(self.lanes) / self.data.lanes
+            step_bytes = len(self.lanes) * self.packs_per_lane * self.data.pack_tiles * 3 * self.encoder.tile_size**2
+            ahead = max(2 * workers, int(step_samples * min(2.0, _PREFETCH_BYTES / step_bytes)))
             options = {
                 "multiprocessing_context": self._context,
                 "worker_init_fn": start_worker,
@@ -216,7 +223,8 @@ class Loader:
             "num_lanes": self.data.lanes,
             "global_batch_samples": self.global_batch_samples,
             "packs_per_lane": self.packs_per_lane,
-            "pack_samples": self.pack_samples,
+            "target": None if self.target is None else asdict(self.target),
+            "costs": asdict(self.costs),
             "shares": self.order.mixture.shares,
             "sources": self.fingerprints(),
             "lanes": {str(lane.lane): lane.state_dict() for lane in self.lanes},
@@ -241,8 +249,9 @@ class Loader:
                     f"cannot resume: {what} has changed from {state[key]} to {mine[key]}; "
                     "restore it, or begin a new run in another --out"
                 )
-        if state["global_batch_samples"] == self.global_batch_samples:
-            self.packs_per_lane, self.pack_samples = state["packs_per_lane"], state["pack_samples"]
+        same = all(state[key] == mine[key] for key in ("global_batch_samples", "costs"))
+        if same and state["target"] and state["target"]["balance"] == self.data.balance:
+            self.packs_per_lane, self.target = state["packs_per_lane"], Target(**state["target"])
         for lane in self.lanes:
             if str(lane.lane) not in state["lanes"]:
                 raise UsageError(f"cannot resume: the state holds lanes {', '.join(state['lanes'])}, not {lane.lane}")
@@ -279,17 +288,3 @@ class _Draws:
 
 def _as_it_is(fetched: Any) -> Any:
     return fetched
-
-
-def samples_per_pack(sizes: Sequence[_Size], data: DataConfig, *, enough: int) -> float:
-    """Samples a pack holds on average when only tokens and tiles limit it, `sizes` coming over and over.
-
-    Stops where nothing closes though there are well more than `enough` samples in it.
-    """
-    packer: FirstFit[_Size] = FirstFit(data.pack_tokens, data.pack_tiles, 1 << 60, data.pack_window)
-    counts: list[int] = []
-    tried = 0
-    while len(counts) < 16 and not (tried > 4 * enough and not counts):
-        counts += [len(group) for group in packer.add(sizes[tried % len(sizes)])]
-        tried += 1
-    return sum(counts) / len(counts) if counts else float(tried)

@@ -1,4 +1,4 @@
-"""Which samples share a pack, and how they are merged into one. Pure functions: no I/O, no randomness.
+"""Samples and the packs they are merged into; which share one is chosen in `choose.py`. No I/O, no randomness.
 
 Shapes: T tokens of a pack, I tiles, N supervised tokens; tiles are I3SS (S pixels along a side), in a Pack called IPHW
 (P colour planes of H x W pixels). Samples stand one after the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,92 +39,10 @@ class Encoded:
         """Tiles, thumbnails included."""
         return len(self.tiles)
 
-
-class Packable(Protocol):
-    """What the chooser looks at."""
-
     @property
-    def num_tokens(self) -> int: ...
-
-    @property
-    def num_tiles(self) -> int: ...
-
-
-Item = TypeVar("Item", bound=Packable)
-
-
-class FirstFit(Generic[Item]):
-    """Chooses groups of samples under hard caps of tokens, tiles and samples.
-
-    One pack is open. What does not fit waits, at most `window` samples of it; when one more would have to wait the pack
-    is closed and the next one is filled from those waiting, oldest first. The oldest always fits an empty pack, so
-    nobody waits longer than `window` + 1 packs. `open` and `waiting` are the whole state.
-    """
-
-    def __init__(self, tokens: int, tiles: int, samples: int, window: int) -> None:
-        self.tokens, self.tiles, self.samples, self.window = tokens, tiles, samples, window
-        self.open: list[Item] = []
-        self.waiting: list[Item] = []
-        self._open_tokens = self._open_tiles = 0
-
-    def restore(self, open: Sequence[Item], waiting: Sequence[Item]) -> None:
-        """Go on from a saved state."""
-        self._clear()
-        for item in open:
-            self._put(item)
-        self.waiting = list(waiting)
-
-    def add(self, item: Item) -> list[list[Item]]:
-        """Take one sample; returns the groups that are complete now (usually none). ValueError if it can never fit."""
-        if item.num_tokens > self.tokens or item.num_tiles > self.tiles:
-            raise ValueError(
-                f"a sample of {item.num_tokens} tokens and {item.num_tiles} tiles does not fit a pack of "
-                f"{self.tokens} tokens and {self.tiles} tiles"
-            )
-        groups: list[list[Item]] = []
-        if self._fits(item):
-            self._put(item)
-        else:
-            self.waiting.append(item)
-        while self._full() or len(self.waiting) > self.window:
-            groups.append(self._close())
-        return groups
-
-    def flush(self) -> list[list[Item]]:
-        """Close everything that is still open or waiting."""
-        groups = []
-        while self.open:
-            groups.append(self._close())
-        return groups
-
-    def _fits(self, item: Item) -> bool:
-        return (
-            len(self.open) < self.samples
-            and self._open_tokens + item.num_tokens <= self.tokens
-            and self._open_tiles + item.num_tiles <= self.tiles
-        )
-
-    def _full(self) -> bool:
-        return len(self.open) >= self.samples or self._open_tokens >= self.tokens
-
-    def _put(self, item: Item) -> None:
-        self.open.append(item)
-        self._open_tokens += item.num_tokens
-        self._open_tiles += item.num_tiles
-
-    def _clear(self) -> None:
-        self.open, self._open_tokens, self._open_tiles = [], 0, 0
-
-    def _close(self) -> list[Item]:
-        group, waiting = self.open, self.waiting
-        self._clear()
-        self.waiting = []
-        for item in waiting:
-            if self._fits(item):
-                self._put(item)
-            else:
-                self.waiting.append(item)
-        return group
+    def num_targets(self) -> int:
+        """Supervised tokens; nothing predicts the first one."""
+        return int(np.count_nonzero(self.supervised[1:]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

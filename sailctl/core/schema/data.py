@@ -46,7 +46,8 @@ class DataConfig(Config):
     max_image_pixels: int = Field(100_000_000, gt=0)
     pack_tokens: int = Field(16384, gt=0)
     pack_tiles: int = Field(48, gt=0)
-    pack_window: int = Field(16, gt=0)  # samples that may wait in a lane's packer
+    pack_window: int = Field(24, gt=0)  # samples to choose from, beyond a full pack
+    balance: Literal["sum", "module"] = "sum"
     overlong: Literal["truncate", "reject"] = "truncate"
     max_reject_rate: float = Field(0.5, ge=0, le=1)
     lanes: int = Field(1, ge=1)

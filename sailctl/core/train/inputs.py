@@ -81,15 +81,20 @@ def build_model(
 
 def build_loader(recipe: Recipe, loaded: Loaded) -> Loader:
     """The recipe's stream of steps, at its beginning."""
+    from sailctl.core.data.choose import Costs
     from sailctl.core.data.encode import Encoder
     from sailctl.core.data.loader import Loader
+    from sailctl.core.model.flops import ModelFlops
 
+    train = recipe.train
+    flops = ModelFlops.of(loaded.config, train.trainable, checkpointing=train.gradient_checkpointing)
     return Loader(
         recipe.data,
         Encoder(loaded.tokenizer, loaded.config, recipe.data),
         seed=recipe.train.seed,
         global_batch_samples=recipe.train.global_batch_samples,
         loss_weighting=recipe.train.loss_weighting,
+        costs=Costs(flops.per_tile, flops.per_token, flops.per_target, flops.per_square),
     )
 
 
