@@ -201,6 +201,7 @@ class CostPacker(Generic[Item]):
         inside, outside = list(range(self._draft)), list(range(self._draft, count))
         table = np.array([*self._rows, (0, 0, 0, 0)], dtype=np.int64).T  # the last column: nothing at all
         pinned = self._due()
+        mixed = self.waiting[0].epoch != self.waiting[-1].epoch
         want_vision, want_llm = self._bent_target(table)
         used = table[:, : self._draft].sum(axis=1)
         state = used - np.array([self.tokens, self.tiles, want_vision, want_llm])  # room is negative
@@ -208,20 +209,22 @@ class CostPacker(Generic[Item]):
         for _ in range(_ROUNDS):
             if score <= _GOOD:
                 break
-            # Only the newest epoch inside may leave and only the oldest outside enter: epochs end one after the other.
-            last = max(self.waiting[index].epoch for index in inside)
-            first = min((self.waiting[index].epoch for index in outside), default=last)
-            leave = [index for index in inside[pinned:] if self.waiting[index].epoch == last]
-            enter = [index for index in outside if self.waiting[index].epoch == first]
+            leave, enter, border = inside[pinned:], outside, False
+            if mixed:  # only the newest epoch inside may leave and only the oldest outside enter
+                last = max(self.waiting[index].epoch for index in inside)
+                first = min((self.waiting[index].epoch for index in outside), default=last)
+                leave = [index for index in leave if self.waiting[index].epoch == last]
+                enter = [index for index in outside if self.waiting[index].epoch == first]
+                border = first > last
             free = limit is None or len(inside) < limit
             if free:
                 leave, enter = [*leave, count], [*enter, count]
-            if not leave or not enter or (first > last and not free):
+            if not leave or not enter or (border and not free):
                 break
             moved = (state[:, None] - table[:, leave])[:, :, None] + table[:, enter][:, None, :]
             scores = self._scores(moved[2], moved[3])
             scores[(moved[0] > 0) | (moved[1] > 0)] = np.iinfo(np.int64).max
-            if first > last:  # no swap across the border, but one may leave and one may enter
+            if border:  # no swap across it, but one may leave and one may enter
                 scores[:-1, :-1] = np.iinfo(np.int64).max
             best = int(scores.argmin())
             row, column = divmod(best, len(enter))
