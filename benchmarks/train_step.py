@@ -1,0 +1,204 @@
+"""Non-padding tokens/s of a full training step: our packs against stock transformers in padded micro-batches of 8.
+
+python benchmarks/train_step.py                              # a mix: 12% text only, 1 to 12 tiles, wide lengths
+python benchmarks/train_step.py --lengths sample_lengths.csv # the lengths of real data (columns tokens, tiles)
+
+One step is forward, loss and backward over the same samples with the same weights in float32. Three paths take turns,
+round after round: stock `InternVLForConditionalGeneration` with its own loss, labels -100 where nothing is supervised;
+our model on the same padded rows; our model on packs. Tokens a tile are fewer than the real 256, and every length is
+scaled alike, so that a laptop can run it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import workload
+from torch import nn
+
+from sailctl.core.data.packing import Encoded, Pack
+from sailctl.core.model.vlm import VisionLanguageModel
+from sailctl.core.schema.model import ModelConfig
+from sailctl.core.train.loss import pack_loss
+
+
+def main() -> None:
+    """Measure one stream and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=list(workload.STAGES), default="sft")
+    parser.add_argument("--lengths", type=Path, help="CSV with columns tokens and tiles; without it the mix")
+    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time instead of wall-clock time")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    result = measure(options)
+    print(json.dumps(result) if options.json else describe(result))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All three paths over one stream."""
+    config = workload.LAPTOP
+    trainable = workload.STAGES[options.stage]
+    torch.manual_seed(options.seed)
+    ours = VisionLanguageModel(config, image_token_id=config.llm.vocab_size - 1).train()
+    stock = workload.stock_twin(ours).train()
+    ours.freeze(trainable)
+    workload.freeze_stock(stock, trainable)
+
+    full = (
+        workload.listed_sizes(options.lengths, options.samples, options.seed)
+        if options.lengths
+        else workload.mixed_sizes(options.samples, options.seed)
+    )
+    sizes = [workload.scaled(size, config.tokens_per_tile) for size in full]
+    samples = [workload.sample_of(size, config, ours.image_token_id, options.seed) for size in sizes]
+    tokens, tiles = pack_caps(config)
+    packs = workload.pack_all(sizes, samples, config, options.stage, tokens=tokens, tiles=tiles)
+    batches = [
+        workload.pad(samples[start : start + options.micro_batch])
+        for start in range(0, len(samples), options.micro_batch)
+    ]
+    targets = sum(batch.num_targets for batch in batches)
+
+    def step(loss_of: Callable[[Any], torch.Tensor], items: Sequence[Any], model: nn.Module) -> float:
+        """Forward, loss and backward over all items; returns the summed loss, read once at the end."""
+        model.zero_grad(set_to_none=True)
+        total = torch.zeros(())
+        for item in items:
+            loss = loss_of(item)
+            if loss.requires_grad:
+                (loss / targets).backward()
+            total = total + loss.detach()
+        return float(total)
+
+    paths: dict[str, Callable[[], float]] = {
+        "stock": lambda: step(lambda batch: workload.stock_loss(stock, batch) * batch.num_targets, batches, stock),
+        "padded": lambda: step(lambda batch: workload.padded_loss(ours, batch), batches, ours),
+        "packed": lambda: step(lambda pack: pack_loss(ours, pack), packs, ours),
+    }
+    ceiling = gemm_ceiling()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    losses = {name: path() / targets for name, path in paths.items()}  # warms up, too
+    assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["stock"], losses
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    for _ in range(options.rounds):
+        for name, path in paths.items():
+            start = clock()
+            path()
+            seconds[name].append(clock() - start)
+
+    return report(options, ours, samples, packs, batches, losses, seconds, ceiling)
+
+
+def pack_caps(config: ModelConfig) -> tuple[int, int]:
+    """Tokens and tiles of a pack: the recipes' 16,384 and 48, the tokens scaled like the lengths."""
+    return 16384 * config.tokens_per_tile // workload.FULL_TOKENS_PER_TILE, 48
+
+
+def gemm_ceiling(size: int = 1024, repeats: int = 5) -> float:
+    """FLOP/s of a large square float32 product, the best of a few."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def report(
+    options: argparse.Namespace,
+    ours: VisionLanguageModel,
+    samples: Sequence[Encoded],
+    packs: Sequence[Pack],
+    batches: Sequence[workload.PaddedBatch],
+    losses: dict[str, float],
+    seconds: dict[str, list[float]],
+    ceiling: float,
+) -> dict[str, Any]:
+    """The figures of one run."""
+    config = ours.config
+    tokens = sum(sample.num_tokens for sample in samples)
+    tiles = [sample.num_tiles for sample in samples]
+    median_s = {name: median(values) for name, values in seconds.items()}
+    flops = {
+        "stock": workload.stock_flops(config, options.stage, samples, batches),
+        "padded": workload.padded_flops(config, options.stage, samples, batches),
+        "packed": workload.packed_flops(config, options.stage, samples),
+    }
+    return {
+        "stream": str(options.lengths) if options.lengths else "mix",
+        "stage": options.stage,
+        "model": {
+            "tower": f"{config.vision.num_layers} layers x {config.vision.hidden_size}",
+            "llm": f"{config.llm.num_layers} layers x {config.llm.hidden_size} (mlp {config.llm.intermediate_size})",
+            "vocabulary": config.llm.vocab_size,
+            "tokens_per_tile": config.tokens_per_tile,
+        },
+        "samples": len(samples),
+        "tokens": tokens,
+        "tokens_shortest_median_longest": [pick([s.num_tokens for s in samples]) for pick in (min, median, max)],
+        "tiles_fewest_mean_most": [min(tiles), sum(tiles) / len(tiles), max(tiles)],
+        "text_only_share": tiles.count(0) / len(tiles),
+        "supervised_share": sum(pack.num_targets for pack in packs) / tokens,
+        "micro_batches": len(batches),
+        "padding_share": 1 - tokens / sum(batch.input_ids_BS.numel() for batch in batches),
+        "packs": len(packs),
+        "pack_caps": list(pack_caps(config)),
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+        "gemm_ceiling_gflops": ceiling / 1e9,
+        "loss": losses,
+        "paths": {
+            name: {
+                "tokens_per_s": tokens / median_s[name],
+                "seconds": seconds[name],
+                "gflop": flops[name] / 1e9,
+                "speedup": median_s["stock"] / median_s[name],
+                "flop_ratio": flops["stock"] / flops[name],
+                "share_of_gemm_ceiling": flops[name] / median_s[name] / ceiling,
+            }
+            for name in seconds
+        },
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The figures for people."""
+    model, (low, middle, high) = result["model"], result["tokens_shortest_median_longest"]
+    few, mean, most = result["tiles_fewest_mean_most"]
+    lines = [
+        f"stream {result['stream']}, stage {result['stage']}: {result['samples']} samples, {result['tokens']:,} tokens "
+        f"({low} to {high}, median {middle:g}), {few} to {most} tiles (mean {mean:.1f}), "
+        f"{result['text_only_share']:.0%} text only, {result['supervised_share']:.1%} of the tokens supervised",
+        f"model: tower {model['tower']}, language model {model['llm']}, vocabulary {model['vocabulary']}, "
+        f"{model['tokens_per_tile']} tokens a tile; float32, {result['threads']} thread(s)",
+        f"{result['micro_batches']} micro-batches, {result['padding_share']:.1%} padding; {result['packs']} packs of "
+        f"at most {result['pack_caps'][0]} tokens and {result['pack_caps'][1]} tiles; "
+        f"medians of {result['rounds']} rounds; GEMM ceiling {result['gemm_ceiling_gflops']:.0f} GFLOP/s",
+        "",
+        f"{'path':8s}{'tokens/s':>10s}{'speed-up':>10s}{'FLOP ratio':>12s}{'of ceiling':>12s}",
+    ]
+    for name, path in result["paths"].items():
+        lines.append(
+            f"{name:8s}{path['tokens_per_s']:10,.0f}{path['speedup']:9.2f}x{path['flop_ratio']:11.2f}x"
+            f"{path['share_of_gemm_ceiling']:12.1%}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
