@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "Results",
     "chat": "Results",
     "export": "Results",
+    "plan": "Helpers",
     "synth": "Helpers",
     "doctor": "Helpers",
 }
@@ -59,7 +60,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except SailctlError as error:
-            print_error(str(error))
+            if not error.told:
+                print_error(str(error))
             raise typer.Exit(error.exit_code) from None
         except PermissionError as error:  # any path may have been made by somebody else
             if error.filename is None:

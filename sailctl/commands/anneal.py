@@ -43,6 +43,8 @@ def anneal(
     request = TrainRequest("anneal", "anneal", recipe, set_ or [], data or [], checkpoint, out, resume, device)
     with output.Reporter(json=json) as reporter:
         summary = request.plan() if dry_run else request.run(reporter)
+    if summary is None:  # the run's first process tells
+        return
     if json:
         output.emit_json(summary)
     elif dry_run:

@@ -59,14 +59,20 @@ def _available(kind: str) -> bool:
     return module is not None and bool(module.is_available())
 
 
-def pick(name: str = "auto") -> Device:
+def pick(name: str = "auto", local_rank: int | None = None) -> Device:
     """Choose a device by name: `auto` (npu, cuda, cpu by availability), `cpu`, `cuda`, `cuda:1`, `npu`, `npu:3`.
 
-    Raises UsageError for an unknown name and for a device this machine does not have.
+    One of several processes on this machine gives its `local_rank` and gets an accelerator of its own. Raises
+    UsageError for an unknown name and for a device this machine does not have.
     """
     if name == "auto":
         kind = next(kind for kind in ("npu", "cuda", "cpu") if _available(kind))
-        return Device(kind, torch.device(kind))
+        if local_rank is None or kind == "cpu":
+            return Device(kind, torch.device(kind))
+        name = kind
+    if local_rank is not None and name in ("cuda", "npu") and _available(name):
+        # a launcher that binds each process to its own device shows it that one alone
+        name = f"{name}:{local_rank if _backend(name).device_count() > 1 else 0}"
     kind, _, index = name.partition(":")
     if kind not in _COLLECTIVES or (index and not index.isdecimal()) or (kind == "cpu" and index):
         raise UsageError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N, npu or npu:N")
@@ -102,6 +108,11 @@ class Device:
         if dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(device_type=self.kind, dtype=dtype)
+
+    def use(self) -> None:
+        """Make this the process' current device, which collectives and kernels go to."""
+        if self.kind != "cpu":
+            _backend(self.kind).set_device(self.torch)
 
     def seed(self, seed: int) -> None:
         """Seed Python's, torch's CPU and this device's generators; 63 bits of the seed count, all that torch takes."""

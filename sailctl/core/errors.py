@@ -11,6 +11,7 @@ class SailctlError(Exception):
     """A failure with one clear line for the user; exit code 1 unless a subclass says otherwise."""
 
     exit_code = 1
+    told = False  # True where another process of the same run says it
 
 
 class UsageError(SailctlError):

@@ -40,7 +40,7 @@ def test_saved_state_comes_back_and_old_ones_go(tmp_path: Path) -> None:
 
 
 def test_going_back_to_an_older_checkpoint_never_removes_the_new_one(tmp_path: Path) -> None:
-    """What the message about a damaged checkpoint advises: name the one before it in `latest`, and go on."""
+    """A user may name an older one in `latest` to go on from."""
     for step in (10, 20, 30):
         save(tmp_path, step, keep=3)
     (tmp_path / "latest").write_text("step-00000010")
@@ -61,13 +61,18 @@ def test_equal_weights_have_equal_hashes(tmp_path: Path) -> None:
     assert first.weights_sha256() == second.weights_sha256()
 
 
-def test_damage_is_named_with_a_remedy(tmp_path: Path) -> None:
-    save(tmp_path, 1)
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_damage_is_named_with_both_values(tmp_path: Path) -> None:
     newest = save(tmp_path, 2)
     file = newest.path / "state" / "optimizer.safetensors"
     data = file.read_bytes()
-    file.write_bytes(data[:-1] + b"\1")
-    with pytest.raises(CheckpointError, match=r"optimizer.safetensors has sha256 .* write step-00000001 into"):
+    flip(file)
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors has sha256 .*, its manifest says "):
         newest.verify()
     file.write_bytes(data[:-1])
     with pytest.raises(CheckpointError, match=f"has {len(data) - 1} bytes, its manifest says {len(data)}"):
@@ -75,6 +80,32 @@ def test_damage_is_named_with_a_remedy(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         newest.verify()
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_last_good_one(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert checkpoint.last_good(tmp_path, said.append) is None
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, keep=4)
+    assert checkpoint.last_good(tmp_path, said.append).path.name == "step-00000004" and said == []
+    flip(tmp_path / "checkpoints" / "step-00000004" / "weights" / "model.safetensors")
+    manifest = tmp_path / "checkpoints" / "step-00000003" / "manifest.json"
+    for damage in (manifest.read_text()[:-9], "[1]", '{"files": {"weights/model.safetensors": {}}}'):
+        manifest.write_text(damage)
+        said.clear()
+        assert checkpoint.last_good(tmp_path, said.append).path.name == "step-00000002"
+        assert "step-00000004" in said[0] and "has sha256" in said[0] and "manifest.json" in said[1]
+        assert all(line.endswith("; going on from step-00000002, the last good one") for line in said)
+    (tmp_path / "latest").write_text("step-00000001")  # somebody's choice is respected
+    said.clear()
+    assert checkpoint.last_good(tmp_path, said.append).path.name == "step-00000001" and said == []
+    (tmp_path / "latest").write_text("step-00000009")
+    assert checkpoint.last_good(tmp_path, said.append).path.name == "step-00000002"
+    assert "names 'step-00000009', which is no complete checkpoint" in said[0]
+    for step in (1, 2):
+        flip(tmp_path / "checkpoints" / f"step-0000000{step}" / "state" / "state.json")
+    with pytest.raises(CheckpointError, match=r"has no good checkpoint left .* begin anew in another --out"):
+        checkpoint.last_good(tmp_path, said.append)
 
 
 def test_latest_that_points_nowhere_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from sailctl.core.errors import CheckpointError, DataError, Interrupted, StorageError, TrainingError, UsageError
+from sailctl.core.errors import DataError, Interrupted, StorageError, TrainingError, UsageError
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.model import ModelConfig
 from sailctl.core.train import backend, checkpoint, parents, run
@@ -76,7 +76,7 @@ def test_the_run_directory_says_what_it_is(trunk: Path) -> None:
     assert about["sessions"][0]["threads"] == torch.get_num_threads()
     assert (trunk / "latest").read_text() == "step-00000004"
     row = json.loads((trunk / "metrics.jsonl").read_text().splitlines()[0])
-    assert list(row["perf"]) == ["seconds", "samples_per_s", "tokens_per_s", "data_wait_s", "memory_bytes"]
+    assert {"seconds", "samples_per_s", "tokens_per_s", "data_wait_s", "memory_bytes"} <= row["perf"].keys()
     assert all(path.suffix in (".json", ".safetensors") for path in checkpoint.latest(trunk).path.rglob("*.*"))
 
 
@@ -117,15 +117,17 @@ def test_changed_data_is_refused_on_resume(tmp_path: Path) -> None:
         train(recipe, tmp_path / "out", "alignment", "train.max_steps=9", resume=True)
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_works(recipe: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(recipe: Path, tmp_path: Path) -> None:
+    out, reporter = tmp_path / "out", Silent()
+    straight = train(recipe, tmp_path / "straight", "alignment")
     train(recipe, out, "alignment")
     file = checkpoint.latest(out).path / "weights" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
-    with pytest.raises(CheckpointError, match=r"model.safetensors has sha256 .* write step-00000002 into"):
-        train(recipe, out, "alignment", resume=True)
-    (out / "latest").write_text("step-00000002")
-    assert train(recipe, out, "alignment", resume=True).steps == 4
+    assert train(recipe, out, "alignment", resume=True, reporter=reporter).steps == 4
+    assert "model.safetensors has sha256" in reporter.lines[0]
+    assert reporter.lines[0].endswith("going on from step-00000002, the last good one")
+    assert final(out) == final(straight.run_dir)
+    assert rows(out) == rows(straight.run_dir)
 
 
 def test_two_runs_in_one_directory_are_refused(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

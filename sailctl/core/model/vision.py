@@ -72,15 +72,20 @@ def normalise(tiles_ICSS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return ((tiles_ICSS.float() / 255 - mean) / std).to(dtype)
 
 
-def patch_features(tower: Tower, pixels_ICSS: torch.Tensor, select_layer: int) -> torch.Tensor:
+def patch_features(
+    tower: Tower, pixels_ICSS: torch.Tensor, select_layer: int, patches: int | None = None
+) -> torch.Tensor:
     """Patch features (I, P, D) with the class token dropped, as `hidden_states[select_layer]` of the original code.
 
     hidden_states holds the embeddings and then each layer's output: N + 1 entries. Only -1 means the tower's last
-    hidden state, which for AIMv2 includes the final norm; no other entry does, not even the last layer's own.
+    hidden state, which for AIMv2 includes the final norm; no other entry does, not even the last layer's own. With
+    `patches` only that many first ones of each tile are kept, from the embedding on.
     """
     layers = layers_of(tower)
     depth = select_layer if select_layer >= 0 else len(layers) + 1 + select_layer
     hidden_IPD = tower.embeddings(pixels_ICSS)
+    if patches is not None:
+        hidden_IPD = hidden_IPD[:, : patches + isinstance(tower, InternVLVisionModel)]
     for layer in layers[:depth]:
         hidden_IPD = layer(hidden_IPD)
     if isinstance(tower, InternVLVisionModel):

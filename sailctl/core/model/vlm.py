@@ -44,20 +44,24 @@ class VisionLanguageModel(nn.Module):
         if initialise:
             reset_weights(self, layer_scale_init=config.vision.layer_scale_init)
 
-    def encode_tiles(self, tiles_ICSS: torch.Tensor) -> torch.Tensor:
-        """uint8 tiles (I, 3, S, S) to projected features (I * V, D); a frozen tower keeps no graph."""
+    def encode_tiles(self, tiles_ICSS: torch.Tensor, patches: int | None = None) -> torch.Tensor:
+        """uint8 tiles (I, 3, S, S) to projected features (I * V, D); a frozen tower keeps no graph.
+
+        With `patches` only the first of each tile go through the layers.
+        """
         weight = next(self.vision.parameters())
         pixels = normalise(tiles_ICSS.to(weight.device), weight.dtype)
         frozen = not any(parameter.requires_grad for parameter in self.vision.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            features_IPD = patch_features(self.vision, pixels, self.config.select_layer)
+            features_IPD = patch_features(self.vision, pixels, self.config.select_layer, patches)
             merged = pixel_shuffle(features_IPD, shuffle_factor(self.config), self.config.ps_version)
         return self.projector(merged).flatten(0, 1)
 
     def embed(self, input_ids: torch.Tensor, tiles_ICSS: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings with the visual features in the place of the image tokens, in reading order.
 
-        Raises DataError naming both numbers when image tokens and features do not match.
+        Where gradients are kept, text alone still goes by way of the tower, see `_nothing_seen`. Raises DataError naming
+        both numbers when image tokens and features do not match.
         """
         embeddings = self.llm.get_input_embeddings()(input_ids)
         is_image = input_ids == self.image_token_id
@@ -70,9 +74,20 @@ class VisionLanguageModel(nn.Module):
                 f"({num_tiles} tiles of {self.config.tokens_per_tile} tokens each); check the image placeholders"
             )
         if tiles_ICSS is None or not num_tiles:
-            return embeddings
+            return embeddings if not torch.is_grad_enabled() else embeddings + self._nothing_seen(embeddings)
         features = self.encode_tiles(tiles_ICSS).to(embeddings.dtype)
         return embeddings.masked_scatter(is_image.unsqueeze(-1), features)
+
+    def _nothing_seen(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """A zero that depends on tower and projector, so that their gradients are zero rather than absent.
+
+        Every rank then meets the others in the same collectives, whatever its packs hold. One visual token's patches
+        go through the layers: an empty batch is more than some kernels and modules can bear, a tile would cost.
+        """
+        size = self.config.vision.image_size
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=embeddings.device)
+        features = self.encode_tiles(blank, patches=shuffle_factor(self.config) ** 2)
+        return features[:0].sum().to(embeddings.dtype)
 
     def hidden(
         self,

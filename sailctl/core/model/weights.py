@@ -138,15 +138,21 @@ def init_model(section: ModelSection, recipe_dir: Path) -> Loaded:
     return Loaded(model, tokenizer, model.config, None)
 
 
-def save_weights(model: VisionLanguageModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_weights(
+    model: VisionLanguageModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    tensors: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write our own layout into a folder: `model.safetensors`, configs, tokenizer. Equal weights give equal bytes.
 
-    Everything is fsynced; the caller makes the folder appear at once by renaming it. Raises StorageError.
+    `tensors` stand for the model's own where those are spread over processes. Everything is fsynced; the caller makes
+    the folder appear at once by renaming it. Raises StorageError.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save_pretrained(folder)
-        write_tensors(own_tensors(model), folder / WEIGHTS_NAME)
+        write_tensors(own_tensors(model) if tensors is None else tensors, folder / WEIGHTS_NAME)
     values = {"format": 1, "image_token_id": model.image_token_id, "model": model.config.model_dump(mode="json")}
     write_json(folder / CONFIG_NAME, values)
     write_json(folder / "config.json", {"model_type": "sailctl", "architectures": ["VisionLanguageModel"]})

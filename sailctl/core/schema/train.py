@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sailctl.core.schema.base import Config
 
@@ -15,7 +15,8 @@ class TrainConfig(Config):
     """How a stage trains. Schedules, ends and logs count samples and real tokens, never packs.
 
     The run ends at `max_steps` or `max_samples`, whichever comes first; with neither, after `epochs` over the mixture.
-    `lr_scale` multiplies the learning rate of a module (for example `vision: 0.1`).
+    `lr_scale` multiplies the learning rate of a module (for example `vision: 0.1`). `zero_stage` and `offload` are
+    DeepSpeed's.
     """
 
     trainable: list[Module] = ["vision", "projector", "llm"]
@@ -36,7 +37,21 @@ class TrainConfig(Config):
     loss_weighting: Literal["token", "sample", "sqrt"] = "token"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
+    backend: Literal["plain", "deepspeed"] = "plain"
+    zero_stage: int = Field(1, ge=0, le=3)
+    offload: Literal["none", "cpu"] = "none"
     save_every: int = Field(500, gt=0)
     keep_checkpoints: int = Field(2, ge=1)
     max_loss: float = Field(50.0, gt=0)  # a mean loss above this is an explosion
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits_backend(self) -> TrainConfig:
+        if self.offload != "none" and (self.backend != "deepspeed" or not self.zero_stage):
+            raise ValueError(
+                f"offload {self.offload} needs backend deepspeed and zero_stage 1, 2 or 3, "
+                f"not {self.backend} and {self.zero_stage}"
+            )
+        if self.optimizer == "muon" and self.backend == "deepspeed":
+            raise ValueError("optimizer muon needs whole matrices and so backend plain; with deepspeed use adamw")
+        return self

@@ -5,7 +5,8 @@
                                   manifest.json   size and sha256 of every file
     RUN/latest                                    the name of the newest complete one
 
-State is safetensors and JSON only. There is no generator state: every step seeds its own (see `loop.py`).
+State is safetensors and JSON only, and the same files whatever wrote them: one process or many, plain or DeepSpeed.
+There is no generator state: every pack seeds its own (see `loop.py`).
 """
 
 from __future__ import annotations
@@ -62,22 +63,25 @@ class Checkpoint:
 
     def verify(self) -> None:
         """Compare every file with the manifest; CheckpointError names the first that differs, with both values."""
-        for name, entry in _read_json(self.path / MANIFEST)["files"].items():
+        files = _read_json(self.path / MANIFEST).get("files")
+        if not isinstance(files, dict) or not all({"bytes", "sha256"} <= set(entry) for entry in files.values()):
+            raise CheckpointError(f"{self.path / MANIFEST} is damaged: it lists no files with size and hash")
+        for name, entry in files.items():
             file = self.path / name
             if not file.is_file():
-                raise CheckpointError(f"{file} is missing, though {self.path / MANIFEST} lists it; {self._remedy()}")
+                raise CheckpointError(f"{file} is missing, though {self.path / MANIFEST} lists it")
             if (size := file.stat().st_size) != entry["bytes"]:
-                raise CheckpointError(f"{file} has {size} bytes, its manifest says {entry['bytes']}; {self._remedy()}")
+                raise CheckpointError(f"{file} has {size} bytes, its manifest says {entry['bytes']}")
             if (found := _sha256(file)) != entry["sha256"]:
-                raise CheckpointError(
-                    f"{file} has sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}; {self._remedy()}"
-                )
+                raise CheckpointError(f"{file} has sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}")
 
-    def _remedy(self) -> str:
-        others = [name for name in complete(self.path.parent.parent) if name != self.path.name]
-        if not others:
-            return "start the run anew in another --out"
-        return f"to go on from the one before, write {others[-1]} into {self.path.parent.parent / 'latest'}"
+    def fault(self) -> str | None:
+        """What is wrong with its files, or None."""
+        try:
+            self.verify()
+        except CheckpointError as error:
+            return str(error)
+        return None
 
 
 def complete(run_dir: Path) -> list[str]:
@@ -97,6 +101,30 @@ def latest(run_dir: Path) -> Checkpoint | None:
         present = ", ".join(complete(run_dir)) or "none"
         raise CheckpointError(f"{pointer} names {name}, which is no complete checkpoint; complete ones: {present}")
     return Checkpoint(path)
+
+
+def last_good(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint whose files are what was written: `latest`, or the first good one before it.
+
+    What is wrong with those passed over goes to `say`. None before the first; a run all of whose checkpoints are
+    damaged is a CheckpointError.
+    """
+    pointer = run_dir / "latest"
+    if not pointer.is_file():
+        return None
+    named = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    present = complete(run_dir)
+    candidates = [name for name in reversed(present) if name <= named or named not in present]
+    faults = [] if named in present else [f"{pointer} names {named!r}, which is no complete checkpoint"]
+    for name in candidates:
+        found = Checkpoint(run_dir / "checkpoints" / name)
+        fault = found.fault()
+        if fault is None:
+            for line in faults:
+                say(f"{line}; going on from {name}, the last good one")
+            return found
+        faults.append(fault)
+    raise CheckpointError(f"{run_dir} has no good checkpoint left ({faults[0]}); begin anew in another --out")
 
 
 def save(
@@ -177,6 +205,9 @@ def _sha256(file: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: cannot be read: it holds no JSON object")
+    return value

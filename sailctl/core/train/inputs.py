@@ -15,6 +15,7 @@ from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import Checkpoint
 from sailctl.core.train.parents import Parent
 from sailctl.core.train.reporter import Reporter
+from sailctl.core.train.world import World
 
 if TYPE_CHECKING:
     from sailctl.core.data.loader import Loader
@@ -79,8 +80,8 @@ def build_model(
     return loaded
 
 
-def build_loader(recipe: Recipe, loaded: Loaded) -> Loader:
-    """The recipe's stream of steps, at its beginning."""
+def build_loader(recipe: Recipe, loaded: Loaded, world: World) -> Loader:
+    """The recipe's stream of steps, at its beginning: this rank's part of each."""
     from sailctl.core.data.choose import Costs
     from sailctl.core.data.encode import Encoder
     from sailctl.core.data.loader import Loader
@@ -94,6 +95,8 @@ def build_loader(recipe: Recipe, loaded: Loaded) -> Loader:
         seed=recipe.train.seed,
         global_batch_samples=recipe.train.global_batch_samples,
         loss_weighting=recipe.train.loss_weighting,
+        rank=world.rank,
+        world=world.size,
         costs=Costs(flops.per_tile, flops.per_token, flops.per_target, flops.per_square),
     )
 

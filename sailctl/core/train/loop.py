@@ -7,25 +7,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sailctl.core.errors import TrainingError
 from sailctl.core.schema.train import TrainConfig
 from sailctl.core.train.backend import Backend
 from sailctl.core.train.meter import Meter
 from sailctl.core.train.schedule import Budget, learning_rate
+from sailctl.core.train.step import GlobalStep, draw
 
 if TYPE_CHECKING:
     from sailctl.core.data.loader import Loader, Step
-    from sailctl.core.device import Device
+    from sailctl.core.data.packing import Pack
+    from sailctl.core.train.world import World
 
 SEED_STRIDE = 1_000_003  # keeps the seeds of neighbouring runs apart
+PACK_STRIDE = 1 << 20  # and those of neighbouring steps
 
 
 @dataclass(slots=True)
 class Job:
-    """What one run of the loop needs; `save(lr)` writes a checkpoint, `report(row)` shows progress."""
+    """What one run of the loop needs on one rank; `save(lr)` writes a checkpoint, `report(row)` shows progress."""
 
     train: TrainConfig
-    device: Device
+    world: World
     backend: Backend
     loader: Loader
     budget: Budget
@@ -36,18 +41,16 @@ class Job:
 
 
 def run_loop(job: Job) -> None:
-    """Train to the end of the budget. Asked to stop, it finishes the step, saves and returns."""
+    """Train to the end of the budget. Asked to stop, on any rank, it finishes the step, saves and returns."""
     train, meter, budget = job.train, job.meter, job.budget
     while not budget.reached(meter.counters):
-        step = next(job.loader)
+        own, step = draw(job.loader, job.world)
         meter.data_arrived()
         done = meter.counters
         lr = learning_rate(train, budget.progress(done), budget.progress(done.plus(step)))
-        # A seed a step: whatever draws random numbers draws the same ones after a resume.
-        job.device.seed(train.seed * SEED_STRIDE + done.steps)
-        loss, grad_norm = train_step(job.backend, step, lr, max_loss=train.max_loss, number=done.steps + 1)
+        loss, grad_norm, stop = train_step(job, own, step, lr)
         job.report(meter.log(step, loss=loss, lr=lr, grad_norm=grad_norm))
-        stop = job.stop_requested() or budget.reached(meter.counters)
+        stop = stop or budget.reached(meter.counters)
         if stop or meter.counters.steps % train.save_every == 0:
             job.save(lr)
             meter.restart_clock()
@@ -55,20 +58,37 @@ def run_loop(job: Job) -> None:
             return
 
 
-def train_step(backend: Backend, step: Step, lr: float, *, max_loss: float, number: int) -> tuple[float, float]:
-    """One optimiser step over the packs of `step`; return the mean loss and the gradients' norm before clipping.
+def train_step(job: Job, own: Step, step: GlobalStep, lr: float) -> tuple[float, float, bool]:
+    """One optimiser step: the mean loss, the gradients' norm before clipping, whether anybody asks to stop.
 
-    The loss is summed over the packs and divided by the step's global weight. A loss that is no number or above
-    `max_loss`, or gradients that are no number, raise TrainingError naming the samples before any weight changes.
+    The loss is summed over the packs of all ranks and divided by the step's global weight. A loss that is no number or
+    above `max_loss`, or gradients that are no number, raise TrainingError on every rank, naming the samples; nothing of
+    such a step is ever saved.
     """
-    losses = [backend.backward(pack, step.loss_weight) for pack in step.packs]
-    loss, grad_norm = sum(losses) / step.loss_weight, backend.clip()
-    if not (math.isfinite(loss) and loss <= max_loss and math.isfinite(grad_norm)):
-        broken = [pack for pack, value in zip(step.packs, losses, strict=True) if not math.isfinite(value)]
-        ids = [name for pack in broken or step.packs for name in pack.sample_ids]
-        raise TrainingError(
-            f"step {number}: loss {loss:.4g} (train.max_loss {max_loss:g}), gradient norm {grad_norm:.4g}; "
-            f"the step is not saved; look at its {len(ids)} samples or lower train.lr; sample ids: {' '.join(ids)}"
-        )
-    backend.step(lr)
-    return loss, grad_norm
+    world, backend, done = job.world, job.backend, job.meter.counters.steps
+    before = sum(map(len, step.ranks[: world.rank]))
+    on_device = []
+    for number, pack in enumerate(own.packs):
+        # A seed a pack: whatever draws random numbers draws the same after a resume, and on any number of ranks.
+        world.device.seed((job.train.seed * SEED_STRIDE + done) * PACK_STRIDE + before + number)
+        on_device.append(backend.backward(pack, step.loss_weight, last=number == len(own.packs) - 1))
+    losses = torch.stack(on_device).tolist()  # the one wait for the device
+    told = world.gather({"losses": losses, "stop": job.stop_requested()})
+    loss = math.fsum(value for part in told for value in part["losses"]) / step.loss_weight
+    if not (math.isfinite(loss) and loss <= job.train.max_loss):
+        raise refusal(job, own.packs, losses, f"loss {loss:.4g} (train.max_loss {job.train.max_loss:g})")
+    grad_norm = backend.step(lr)
+    if not math.isfinite(grad_norm):
+        raise refusal(job, own.packs, losses, f"gradient norm {grad_norm:.4g}, loss {loss:.4g}")
+    return loss, grad_norm, any(part["stop"] for part in told)
+
+
+def refusal(job: Job, packs: list[Pack], losses: list[float], what: str) -> TrainingError:
+    """The end of a run at a step that went wrong, naming the samples of the packs to blame, or of all packs."""
+    bad = [p for p, value in zip(packs, losses, strict=True) if not value <= job.train.max_loss * p.loss_weight]
+    told = job.world.gather([[name for pack in group for name in pack.sample_ids] for group in (bad, packs)])
+    ids = [name for part in told for name in part[0]] or [name for part in told for name in part[1]]
+    return TrainingError(
+        f"step {job.meter.counters.steps + 1}: {what}; the step is not saved; look at its {len(ids)} samples or lower "
+        f"train.lr; sample ids: {' '.join(ids)}"
+    )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sailctl.core.data.packing import Pack
     from sailctl.core.model.vlm import VisionLanguageModel
 
+CHUNK = 4096  # rows of logits that exist at a time: 2.5 GB in float32 at a vocabulary of 150,000
+
 
 class HasHead(Protocol):
     """What the loss needs of a model: hidden states (…, D) → logits (…, V)."""
@@ -29,18 +31,27 @@ class HasHead(Protocol):
 
 
 def supervised_loss(
-    model: HasHead, hidden_TD: Tensor, index_N: Tensor, targets_N: Tensor, weights_N: Tensor, chunk: int = 4096
+    model: HasHead,
+    hidden_TD: Tensor,
+    index_N: Tensor,
+    targets_N: Tensor,
+    weights_N: Tensor,
+    chunk: int = CHUNK,
+    chunks: int | None = None,
 ) -> Tensor:
     """Sum of `weights_N` times the cross-entropy of `targets_N` at rows `index_N` of `hidden_TD`; a float32 scalar.
 
     At most `chunk` rows of logits exist at a time: with more rows each chunk is recomputed in the backward pass. One
-    chunk alone is kept, since recomputing it would cost a second product and save nothing.
+    chunk alone is kept, since recomputing it would cost a second product and save nothing. `chunks` fixes their number
+    whatever there is to do: under ZeRO 3 all ranks must call the head equally often.
     """
     rows = index_N.numel()
-    if rows <= chunk:
+    if chunks is not None:
+        chunk = max(1, -(-rows // chunks))
+    if rows <= chunk and chunks in (None, 1):
         return _chunk_loss(model, hidden_TD, index_N, targets_N, weights_N)
     total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
-    for start in range(0, rows, chunk):
+    for start in range(0, chunk * chunks if chunks else rows, chunk):
         part = slice(start, start + chunk)
         total = total + checkpoint(
             _chunk_loss,
@@ -61,7 +72,7 @@ def _chunk_loss(model: HasHead, hidden_TD: Tensor, index_C: Tensor, targets_C: T
     return (cross_entropy(logits_CV, targets_C, reduction="none") * weights_C).sum()
 
 
-def pack_loss(model: VisionLanguageModel, pack: Pack) -> Tensor:
+def pack_loss(model: VisionLanguageModel, pack: Pack, chunks: int | None = None) -> Tensor:
     """Loss of one pack, summed over its supervised tokens with their weights; a float32 scalar."""
     hidden_TD = model.hidden(pack.input_ids_T, pack.position_ids_T, pack.cu_seqlens, pack.max_seqlen, pack.tiles_IPHW)
-    return supervised_loss(model, hidden_TD, pack.target_index_N, pack.targets_N, pack.weights_N)
+    return supervised_loss(model, hidden_TD, pack.target_index_N, pack.targets_N, pack.weights_N, chunks=chunks)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from sailctl.core.errors import DataError
 from sailctl.core.files import atomic_write, read_jsonl, storage_errors
-from sailctl.core.train.gauge import Gauge, PackSize
+from sailctl.core.train.gauge import Gauge
 from sailctl.core.train.schedule import Counters
 
 if TYPE_CHECKING:
-    from sailctl.core.data.loader import Step
-    from sailctl.core.device import Device
+    from sailctl.core.train.step import GlobalStep
+    from sailctl.core.train.world import World
 
 LOGS = ("metrics.jsonl", "rejects.jsonl")
 
@@ -36,14 +35,17 @@ class Summary:
 
 
 class Meter:
-    """Times the steps and appends to the logs; `samples` and `tokens` are cumulative, other counts the step's own."""
+    """Times the steps and, on rank 0, appends to the logs.
 
-    def __init__(self, run_dir: Path, stage: str, device: Device, counters: Counters, gauge: Gauge) -> None:
+    `samples` and `tokens` are cumulative, other counts the step's own; all count the packs of all ranks.
+    """
+
+    def __init__(self, run_dir: Path, stage: str, world: World, counters: Counters, gauge: Gauge) -> None:
         """Cut the logs back to the counters' step (what a killed run wrote beyond its checkpoint) and open them."""
         self.counters = counters
-        self._stage, self._device, self._gauge = stage, device, gauge
+        self._stage, self._device, self._gauge = stage, world.device, gauge
         self._files: dict[str, IO[str]] = {}
-        for name in LOGS:
+        for name in LOGS if world.is_first else ():
             path = run_dir / name
             with storage_errors(path):
                 _cut(path, counters.steps)
@@ -55,21 +57,10 @@ class Meter:
         """Mark the end of the wait for data."""
         self._data_arrived = time.perf_counter()
 
-    def log(
-        self,
-        step: Step,
-        *,
-        loss: float,
-        lr: float,
-        grad_norm: float,
-        ranks: Sequence[Sequence[PackSize]] | None = None,
-    ) -> dict[str, Any]:
-        """Count the step, append its row and its rejects; return the row. The next step's clock starts.
-
-        `ranks` are the sizes of every rank's packs; without it the step's own are all there are.
-        """
+    def log(self, step: GlobalStep, *, loss: float, lr: float, grad_norm: float) -> dict[str, Any]:
+        """Count the step, append its row and its rejects; return the row. The next step's clock starts."""
         self.counters = self.counters.plus(step)
-        sizes = ranks or [[PackSize.of(pack) for pack in step.packs]]
+        sizes = [[pack.size for pack in part] for part in step.ranks]
         now = time.perf_counter()
         seconds = max(now - self._began, 1e-9)
         waited = self._data_arrived - self._began
@@ -81,8 +72,8 @@ class Meter:
             "grad_norm": grad_norm,
             "samples": self.counters.samples,
             "tokens": self.counters.tokens,
-            "supervised_tokens": sum(size[2] for rank in sizes for size in rank),
-            "packs": sum(map(len, sizes)),
+            "supervised_tokens": sum(pack.size.targets for pack in step.packs),
+            "packs": len(step.packs),
             "rejected": len(step.rejects),
             "truncated": step.truncated,
             **self._gauge.work(sizes),
@@ -120,6 +111,8 @@ class Meter:
                 file.close()
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
+        if name not in self._files:
+            return
         with storage_errors(self._paths[name]):
             self._files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
             self._files[name].flush()

@@ -23,3 +23,19 @@ class Reporter(Protocol):
     def finish(self) -> None:
         """End the work begun."""
         ...
+
+
+class Quiet:
+    """The reporter of all ranks but the first."""
+
+    def info(self, line: str) -> None:
+        """Nothing: rank 0 says it."""
+
+    def start(self, label: str, total: float | None = None, *, completed: float = 0, unit: str = "samples") -> None:
+        """Nothing: rank 0 shows it."""
+
+    def update(self, completed: float, **fields: float | int | str) -> None:
+        """Nothing: rank 0 shows it."""
+
+    def finish(self) -> None:
+        """Nothing: rank 0 shows it."""

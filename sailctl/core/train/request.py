@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.schema.load import STAGES, load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.parents import COMMANDS, default_out, next_command, stage_words
 from sailctl.core.train.plan import plan_stage
-from sailctl.core.train.reporter import Reporter
+from sailctl.core.train.reporter import Quiet, Reporter
 from sailctl.core.train.run import train_stage
+from sailctl.core.train.world import World, find_seat
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,21 @@ class TrainRequest:
     resume: bool = False
     device: str = "auto"
 
-    def run(self, reporter: Reporter) -> dict[str, Any]:
-        """Train, and return what `--json` prints: where the run is, its totals and losses, and the next command."""
+    def run(self, reporter: Reporter) -> dict[str, Any] | None:
+        """Train, and return what `--json` prints: where the run is, its totals and losses, and the next command.
+
+        None on every rank of a run but the first, which has nothing to say. What several ranks fail with alike is
+        marked as told on all but one.
+        """
+        world = World.join(self.device)
+        try:
+            with world:
+                return self._run(reporter if world.is_first else Quiet(), world)
+        except SailctlError as error:
+            error.told = not world.speaks(str(error))
+            raise
+
+    def _run(self, reporter: Reporter, world: World) -> dict[str, Any] | None:
         recipe, recipe_dir, out = self._resolve()
         result = train_stage(
             recipe,
@@ -39,10 +53,12 @@ class TrainRequest:
             out=out,
             checkpoint=self.checkpoint,
             resume=self.resume,
-            device=self.device,
+            world=world,
             reporter=reporter,
             resume_command=self.resume_command(),
         )
+        if not world.is_first:
+            return None
         return {
             "run_dir": str(result.run_dir),
             "checkpoint": str(result.checkpoint),
@@ -55,8 +71,11 @@ class TrainRequest:
             "next": next_command(recipe, recipe_dir, out),
         }
 
-    def plan(self) -> dict[str, Any]:
-        """What `run` would do; see `plan_stage`."""
+    def plan(self) -> dict[str, Any] | None:
+        """What `run` would do; see `plan_stage`. Nothing on every rank but the first."""
+        seat = find_seat()
+        if seat is not None and seat.rank > 0:
+            return None
         recipe, recipe_dir, out = self._resolve()
         return plan_stage(
             recipe,

@@ -1,23 +1,24 @@
 """One stage from a recipe to a finished run: parent, data, model, resume, the loop, and what is left behind.
 
 The only way into training: pretrain, sft and anneal differ in their recipe alone. The loop itself is in `loop.py`.
+Every rank comes through here; rank 0 alone locks, decides where to go on, makes data, logs and writes.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sailctl.core.device import Device, pick
 from sailctl.core.errors import Interrupted, UsageError
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import checkpoint as checkpoints
 from sailctl.core.train import parents, rundir
-from sailctl.core.train.backend import Plain
+from sailctl.core.train.backend import Backend, Plain
 from sailctl.core.train.checkpoint import Checkpoint
 from sailctl.core.train.gauge import Gauge
 from sailctl.core.train.inputs import build_loader, build_model, make_missing_data, same_stream
@@ -26,6 +27,10 @@ from sailctl.core.train.meter import Meter, progress_fields, summarise
 from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.schedule import Budget, Counters
 from sailctl.core.train.signals import stop_signals
+from sailctl.core.train.world import World
+
+if TYPE_CHECKING:
+    from sailctl.core.model.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class _Call:
 
     recipe_dir: Path
     out: Path
-    device: str
+    world: World
     reporter: Reporter
     resume_command: str | None
     bootstrapped: bool  # begun only because a child stage needs it
@@ -62,33 +67,44 @@ def train_stage(
     checkpoint: str | None = None,
     resume: bool = False,
     device: str = "auto",
+    world: World | None = None,
     reporter: Reporter,
     resume_command: str | None = None,
 ) -> RunResult:
     """Train one stage in `out` and return what came of it; a finished run is recognised and returned as it is.
 
-    `checkpoint` is the parent instead of the recipe's; `resume_command` is what an interrupted user is told to type.
-    Raises UsageError (occupied `out`, no parent, another recipe on resume), DataError, TrainingError, StorageError,
-    and Interrupted once SIGINT or SIGTERM has been answered by a saved step.
+    Without a `world` the launcher's is joined, on `device`. `checkpoint` is the parent instead of the recipe's;
+    `resume_command` is what an interrupted user is told to type. Raises UsageError (occupied `out`, no parent, another
+    recipe on resume), DataError, TrainingError, StorageError, and Interrupted once SIGINT or SIGTERM has been answered
+    by a saved step.
     """
-    call = _Call(recipe_dir, out, device, reporter, resume_command, bootstrapped=False)
+    if world is None:
+        with World.join(device) as joined:
+            return train_stage(
+                recipe,
+                recipe_dir=recipe_dir,
+                out=out,
+                checkpoint=checkpoint,
+                resume=resume,
+                world=joined,
+                reporter=reporter,
+                resume_command=resume_command,
+            )
+    call = _Call(recipe_dir, out, world, reporter, resume_command, bootstrapped=False)
     return _run(recipe, call, checkpoint, resume)
 
 
 def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunResult:
-    device, out = pick(call.device), call.out
-    with rundir.locked(out):
-        if not resume and not rundir.is_empty(out):
-            raise UsageError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
-        checkpoints.sweep(out)
-        position = checkpoints.latest(out)
-        if position is None:
-            make_missing_data(recipe, call.reporter)
+    out, world = call.out, call.world
+    with ExitStack() as held:
+        name = world.first(lambda: _open(call, resume, held))
+        if name is None:
+            world.first(lambda: make_missing_data(recipe, call.reporter))
             parent = _parent(recipe, call, given)
             if recipe.stage == "anneal":
                 recipe = parents.follow_trunk(recipe, parent)
-            return _train(recipe, call, device, position, parent)
-        position.verify()
+            return _train(recipe, call, None, parent)
+        position = Checkpoint(out / "checkpoints" / name)
         state = position.state()
         if recipe.stage == "anneal":
             recipe = parents.keep_trunk(recipe, state["recipe"])
@@ -96,81 +112,113 @@ def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunRes
         counters = Counters(**state["counters"])
         if Budget.of(recipe.train, state["samples_per_epoch"]).reached(counters):
             call.reporter.info(f"{out} is done: {counters.steps} steps, {counters.samples} samples; nothing left to do")
-            return _result(out, counters)
-        make_missing_data(recipe, call.reporter)
-        return _train(recipe, call, device, position, None)
+            return world.together(lambda: _result(out, position, counters))[0]
+        world.first(lambda: make_missing_data(recipe, call.reporter))
+        return _train(recipe, call, position, None)
 
 
-def _train(
-    recipe: Recipe, call: _Call, device: Device, position: Checkpoint | None, parent: parents.Parent | None
-) -> RunResult:
+def _open(call: _Call, resume: bool, held: ExitStack) -> str | None:
+    """Take the run's lock for as long as `held` lasts; the name of the checkpoint to go on from, None to begin."""
+    held.enter_context(rundir.locked(call.out))
+    if not resume and not rundir.is_empty(call.out):
+        raise UsageError(f"{call.out} already holds a run; add --resume to go on with it, or give another --out")
+    checkpoints.sweep(call.out)
+    found = checkpoints.last_good(call.out, call.reporter.info)
+    return None if found is None else found.path.name
+
+
+def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: parents.Parent | None) -> RunResult:
     """Put a run together, at its beginning or at `position`, and take it to its end or to a request to stop."""
     from sailctl.core.model.weights import save_weights
 
-    train, out, reporter = recipe.train, call.out, call.reporter
-    device.seed(train.seed)  # a fresh projector draws from it
-    loaded = build_model(recipe, call.recipe_dir, device, position, parent)
-    backend = Plain(loaded.model, train, device)
-    loader = build_loader(recipe, loaded)
+    train, out, reporter, world = recipe.train, call.out, call.reporter, call.world
+    world.device.seed(train.seed)  # a fresh projector draws from it
+    loaded, _ = world.together(lambda: build_model(recipe, call.recipe_dir, world.device, position, parent))
+    loader = world.first_then_all(lambda: build_loader(recipe, loaded, world))  # rank 0 indexes what is new
+    backend = _backend(loaded.model, recipe, world)
     fingerprints = loader.fingerprints()
-    counters = Counters()
-    if position is not None:
-        state = position.state()
-        rundir.check_same_data(out, state["data"], fingerprints)
-        counters = Counters(**state["counters"])
-        backend.load_state(position.optimizer(), str(position.path))
-        loader.load_state_dict(state["loader"])
-        about = rundir.read_run(out)
-    else:
-        if recipe.stage == "anneal" and parent is not None and parent.checkpoint is not None:
-            backend.load_state(parent.checkpoint.optimizer(), str(parent.path))
+    counters, about = Counters(), rundir.read_run(out)
+
+    def restore() -> None:
+        if position is not None:
+            state = position.state()
+            rundir.check_same_data(out, state["data"], fingerprints)
+            loader.load_state_dict(state["loader"])
+        elif recipe.stage == "anneal" and parent is not None and parent.checkpoint is not None:
             trunk = parent.checkpoint.state()
             if same_stream(trunk, recipe, fingerprints):  # go on with samples the trunk has not seen yet
                 loader.load_state_dict(trunk["loader"])
-        about = _about(recipe, call, parent, {source.name: len(source) for source in loader.sources}, fingerprints)
-    _add_session(about, device, counters.steps, reporter)
-    rundir.write_run(out, recipe, about)
+
+    world.together(restore)
+    source = position or (parent.checkpoint if recipe.stage == "anneal" and parent is not None else None)
+    if source is not None:
+        optimizer, _ = world.together(source.optimizer)
+        backend.load_state(optimizer, str(source.path))
+        del optimizer
+    if position is not None:
+        counters = Counters(**position.state()["counters"])
+    else:
+        counts = {source.name: len(source) for source in loader.sources}
+        about = world.together(lambda: _about(recipe, call, parent, counts, fingerprints))[0]
+    _add_session(about, world, counters.steps, reporter)
+    world.first(lambda: rundir.write_run(out, recipe, about))
 
     budget = Budget.of(train, loader.samples_per_epoch)
-    meter = Meter(out, recipe.stage, device, counters, Gauge.of(loaded.config, recipe, device))
+    gauge = Gauge.of(loaded.config, recipe, world.device)
+    meter = world.together(lambda: Meter(out, recipe.stage, world, counters, gauge))[0]
     unit, total = ("steps", budget.max_steps) if budget.max_samples is None else ("samples", budget.max_samples)
 
     def report(row: dict[str, Any]) -> None:
         reporter.update(row["step" if unit == "steps" else unit], **progress_fields(row))
 
     def save(lr: float) -> None:
-        meter.sync()
+        weights, optimizer = backend.weights(), backend.state()
+        cursors = world.gather(loader.state_dict())
         state = {
             "counters": asdict(meter.counters),
             "lr": lr,
             "finished": budget.reached(meter.counters),
             "samples_per_epoch": loader.samples_per_epoch,
-            "loader": loader.state_dict(),
+            "loader": cursors[0] | {"lanes": {lane: at for part in cursors for lane, at in part["lanes"].items()}},
             "data": fingerprints,
             "recipe": recipe.model_dump(mode="json"),
         }
-        checkpoints.save(
-            out,
-            meter.counters.steps,
-            write_weights=lambda folder: save_weights(loaded.model, loaded.tokenizer, folder),
-            optimizer=backend.state(),
-            state=state,
-            keep=train.keep_checkpoints,
-        )
+
+        def write() -> None:
+            meter.sync()
+            checkpoints.save(
+                out,
+                meter.counters.steps,
+                write_weights=lambda folder: save_weights(loaded.model, loaded.tokenizer, folder, weights),
+                optimizer=optimizer,
+                state=state,
+                keep=train.keep_checkpoints,
+            )
+
+        world.first(write)
 
     reporter.start(f"{recipe.name} {recipe.stage}", total, completed=getattr(counters, unit), unit=unit)
     try:
         with stop_signals() as stop_requested:
-            run_loop(Job(train, device, backend, loader, budget, meter, save, report, stop_requested))
+            run_loop(Job(train, world, backend, loader, budget, meter, save, report, stop_requested))
     finally:
         reporter.finish()
         meter.close()
         loader.close()
-    result = _result(out, meter.counters)
+    backend.close()
+    result = world.together(lambda: _result(out, _newest(out), meter.counters))[0]
     if not budget.reached(meter.counters):
         command = call.resume_command or f"the same command with --out {out} --resume"
         raise Interrupted(f"stopped after step {result.steps}, saved in {result.checkpoint}; go on with: {command}")
     return result
+
+
+def _backend(model: VisionLanguageModel, recipe: Recipe, world: World) -> Backend:
+    if recipe.train.backend == "plain":
+        return Plain(model, recipe.train, world.device, world)
+    from sailctl.core.train.zero import DeepSpeed
+
+    return DeepSpeed(model, recipe.train, world.device, world, pack_tokens=recipe.data.pack_tokens)
 
 
 def _parent(recipe: Recipe, call: _Call, given: str | None) -> parents.Parent | None:
@@ -180,7 +228,7 @@ def _parent(recipe: Recipe, call: _Call, given: str | None) -> parents.Parent | 
     if recipe.parent is None:
         return None
     run_dir = parents.sibling(recipe, call.out, recipe.parent)
-    if not parents.usable(run_dir):
+    if not call.world.first(lambda: parents.usable(run_dir)):
         if not recipe.bootstrap:
             raise parents.missing_parent(recipe, call.recipe_dir, run_dir)
         call.reporter.info(f"{recipe.stage} starts from {recipe.parent}, which is not there yet: making {run_dir}")
@@ -208,18 +256,23 @@ def _about(
     }
 
 
-def _add_session(about: dict[str, Any], device: Device, steps: int, reporter: Reporter) -> None:
-    """Record this process; bit-identity holds between sessions with equal threads only, so say when they differ."""
-    session = {"started": rundir.timestamp(), "from_step": steps, "device": device.name()}
-    about["sessions"].append(session | {"threads": torch.get_num_threads()})
+def _add_session(about: dict[str, Any], world: World, steps: int, reporter: Reporter) -> None:
+    """Record this session; bit-identity holds between sessions with equal threads only, so say when they differ."""
+    session = {"started": rundir.timestamp(), "from_step": steps, "device": world.device.name()}
+    about.setdefault("sessions", []).append(session | {"ranks": world.size, "threads": torch.get_num_threads()})
     threads = sorted({entry["threads"] for entry in about["sessions"]})
     if len(threads) > 1:
         reporter.info(f"this run has used {threads} threads: losses agree closely, bit for bit only at equal threads")
 
 
-def _result(out: Path, counters: Counters) -> RunResult:
-    newest, summary = checkpoints.latest(out), summarise(out)
+def _newest(out: Path) -> Checkpoint:
+    newest = checkpoints.latest(out)
     assert newest is not None  # the loop's last act was to save
+    return newest
+
+
+def _result(out: Path, newest: Checkpoint, counters: Counters) -> RunResult:
+    summary = summarise(out)
     return RunResult(
         run_dir=out,
         checkpoint=newest.path,

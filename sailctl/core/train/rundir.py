@@ -25,13 +25,16 @@ from sailctl.core.schema.recipe import Recipe
 LOCK = ".lock"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "pillow")
 
-# What a resumed run may change: these move the end of the run or the way there, never a step already made.
+# What a resumed run may change: these move the end of the run or the way there, never what a step is.
 RESUMABLE = {
     "train.max_steps",
     "train.max_samples",
     "train.epochs",
     "train.save_every",
     "train.keep_checkpoints",
+    "train.backend",
+    "train.zero_stage",
+    "train.offload",
     "data.workers",
     "bootstrap",
 }

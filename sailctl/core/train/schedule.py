@@ -14,7 +14,7 @@ from sailctl.core.errors import UsageError
 from sailctl.core.schema.train import TrainConfig
 
 if TYPE_CHECKING:
-    from sailctl.core.data.loader import Step
+    from sailctl.core.train.step import GlobalStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Counters:
     tokens: int = 0
     rejected: int = 0
 
-    def plus(self, step: Step) -> Counters:
+    def plus(self, step: GlobalStep) -> Counters:
         """The totals after one more step."""
         return Counters(
             self.steps + 1,
