@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Results",
     "plan": "Helpers",
     "synth": "Helpers",
+    "verify": "Helpers",
     "doctor": "Helpers",
 }
 
