@@ -12,10 +12,13 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from typing import Any
 
+import numpy as np
+
+from sailctl.core.data import shared
 from sailctl.core.data.encode import SampleEncoder
 from sailctl.core.data.order import Ref
 from sailctl.core.data.packing import Encoded
@@ -31,6 +34,19 @@ class Fetched:
     encoded: Encoded | None = None
     reject: dict[str, Any] | None = None
     failure: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.encoded is None:
+            return Fetched, (self.ref, None, self.reject, self.failure)
+        tiles = shared.share(self.encoded.tiles)
+        return _arrived, (self.ref, replace(self.encoded, tiles=_NO_TILES), tiles)
+
+
+_NO_TILES = np.empty(0, np.uint8)
+
+
+def _arrived(ref: Ref, encoded: Encoded, tiles: Any) -> Fetched:
+    return Fetched(ref, replace(encoded, tiles=shared.opened(tiles)))
 
 
 class Fetcher:
