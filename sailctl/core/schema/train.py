@@ -42,6 +42,7 @@ class TrainConfig(Config):
     offload: Literal["none", "cpu"] = "none"
     save_every: int = Field(500, gt=0)
     keep_checkpoints: int = Field(2, ge=1)
+    trackers: list[Literal["tensorboard", "wandb"]] = []
     max_loss: float = Field(50.0, gt=0)  # a mean loss above this is an explosion
     seed: int = Field(0, ge=0)
 

@@ -27,6 +27,7 @@ from sailctl.core.train.meter import Meter, progress_fields, summarise
 from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.schedule import Budget, Counters
 from sailctl.core.train.signals import stop_signals
+from sailctl.core.train.trackers import check_trackers, open_trackers
 from sailctl.core.train.world import World
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def train_stage(
 
 def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunResult:
     out, world = call.out, call.world
+    world.first(lambda: check_trackers(recipe.train.trackers))
     with ExitStack() as held:
         name = world.first(lambda: _open(call, resume, held))
         if name is None:
@@ -166,9 +168,12 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     budget = Budget.of(train, loader.samples_per_epoch)
     gauge = Gauge.of(loaded.config, recipe, world.device)
     meter = world.together(lambda: Meter(out, recipe.stage, world, counters, gauge))[0]
+    trackers = world.together(lambda: open_trackers(recipe, out, counters.steps) if world.is_first else [])[0]
     unit, total = ("steps", budget.max_steps) if budget.max_samples is None else ("samples", budget.max_samples)
 
     def report(row: dict[str, Any]) -> None:
+        for tracker in trackers:
+            tracker.log(row)
         reporter.update(row["step" if unit == "steps" else unit], **progress_fields(row))
 
     def save(lr: float) -> None:
@@ -203,6 +208,8 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
             run_loop(Job(train, world, backend, loader, budget, meter, save, report, stop_requested))
     finally:
         reporter.finish()
+        for tracker in trackers:
+            tracker.close()
         meter.close()
         loader.close()
     backend.close()

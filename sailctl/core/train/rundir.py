@@ -35,6 +35,7 @@ RESUMABLE = {
     "train.backend",
     "train.zero_stage",
     "train.offload",
+    "train.trackers",
     "data.workers",
     "bootstrap",
 }
