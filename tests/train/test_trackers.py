@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sailctl.core.errors import MissingExtra
+from sailctl.core.errors import MissingExtra, UsageError
 from sailctl.core.train import trackers
 from sailctl.core.train.trackers import check_trackers, scalars
 from tests.helpers_train import rows, train, write_recipe
@@ -56,3 +56,44 @@ def test_tensorboard_shows_what_metrics_say(tmp_path: Path) -> None:
     assert shown["train/loss"] == [(row["step"], pytest.approx(row["loss"])) for row in logged] and len(logged) == 4
     assert {"train/grad_norm", "fill/tokens", "perf/gemm_share", "perf/data_wait_share"} <= shown.keys()
     assert "perf/mfu" not in shown  # null on CPU
+
+
+WANDB = """
+class Error(Exception): pass
+class Settings:
+    def __init__(self, **options): pass
+class Run:
+    def __init__(self, options): self.options, self.rows, self.ended = options, [], False
+    def log(self, values, step): self.rows.append((step, values["train/loss"]))
+    def finish(self): self.ended = True
+runs = []
+refuse = False
+def init(**options):
+    if refuse: raise Error("No API key configured.\\nmore")
+    runs.append(Run(options))
+    return runs[-1]
+"""
+
+
+def test_wandb_run_outlives_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in with W&B's own signatures: the package is large and wants an account."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "wandb.py").write_text(WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path / "lib"))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    recipe = write_recipe(tmp_path / "recipe", max_steps=4, save_every=2, trackers=["wandb"])
+    run = train(recipe, tmp_path / "run").run_dir
+    (run / "latest").write_text("step-00000002")
+    train(recipe, run, resume=True)
+    wandb = sys.modules.pop("wandb")
+    first, second = wandb.runs
+    assert [step for step, _ in first.rows] == [1, 2, 3, 4] and second.rows == first.rows[2:]
+    assert first.options["id"] == second.options["id"] and first.options["resume"] == "allow"
+    assert first.options["name"] == "toy/alignment" and first.ended and second.ended
+    wandb.refuse = True
+    sys.modules["wandb"] = wandb
+    with pytest.raises(
+        UsageError, match=r"cannot start \(No API key configured\.\); run wandb login, or set WANDB_MODE"
+    ):
+        train(recipe, tmp_path / "other")
+    del sys.modules["wandb"]

@@ -108,4 +108,4 @@ class WandB:
 
     def close(self) -> None:
         """See `Tracker.close`."""
-        self._run.finish(quiet=True)
+        self._run.finish()
