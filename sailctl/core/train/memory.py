@@ -57,7 +57,8 @@ def estimate_memory(
     and 3 (weights); offloaded parts are not on the device.
     """
     counts = parameter_counts(config)
-    trained = sum(counts[name] for name in train.trainable)
+    reached = {**counts, "vision": _reached_tower(config)}
+    trained = sum(reached[name] for name in train.trainable)
     if train.backend == "plain" or not train.zero_stage:
         weights, gradients, optimizer = 4.0 * counts["total"], 4.0 * trained, 8.0 * trained
     else:
@@ -122,6 +123,12 @@ def saved_bytes(
         "ends": tokens * ends,
         "logits": min(targets, LOGIT_ROWS) * (4.0 * llm.vocab_size + 2.0 * llm.hidden_size),
     }
+
+
+def _reached_tower(config: ModelConfig) -> int:
+    """Parameters of the tower that a gradient reaches: layers behind `select_layer` have none, nor moments."""
+    tower = config.vision.model_copy(update={"num_layers": selected_layers(config)})
+    return parameter_counts(config.model_copy(update={"vision": tower}))["vision"]
 
 
 def _positions(tower: VisionConfig) -> int:

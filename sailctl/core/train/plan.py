@@ -13,6 +13,7 @@ from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import checkpoint as checkpoints
 from sailctl.core.train import parents, rundir
 from sailctl.core.train.schedule import Budget
+from sailctl.core.train.trackers import check_trackers
 
 
 def plan_stage(
@@ -26,6 +27,7 @@ def plan_stage(
     from sailctl.core.model.presets import model_config
 
     place = pick(device)
+    check_trackers(recipe.train.trackers)
     if not resume and not rundir.is_empty(out):
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
     position = checkpoints.latest(out)
