@@ -50,10 +50,10 @@ def choose_packs(recipe: Recipe, lengths: Lengths, ranks: int, *, whole: bool) -
     marked `flush`.
     """
     data, train = recipe.data, recipe.train
-    executed = ModelFlops.of(model_config(recipe.model), train.trainable, checkpointing=train.gradient_checkpointing)
+    flops = ModelFlops.of(model_config(recipe.model), train.trainable)
     packs = pack_stream(
         lengths.rows,
-        Costs(executed.per_tile, executed.per_token, executed.per_target, executed.per_square),
+        Costs(flops.per_tile, flops.per_token, flops.per_target, flops.per_square),
         lanes=ranks,
         tokens=data.pack_tokens,
         tiles=data.pack_tiles,

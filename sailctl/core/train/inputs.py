@@ -88,7 +88,7 @@ def build_loader(recipe: Recipe, loaded: Loaded, world: World) -> Loader:
     from sailctl.core.model.flops import ModelFlops
 
     train = recipe.train
-    flops = ModelFlops.of(loaded.config, train.trainable, checkpointing=train.gradient_checkpointing)
+    flops = ModelFlops.of(loaded.config, train.trainable)  # packs are the same with and without recomputation
     return Loader(
         recipe.data,
         Encoder(loaded.tokenizer, loaded.config, recipe.data),
