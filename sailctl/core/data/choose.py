@@ -279,8 +279,8 @@ class CostPacker(Generic[Item]):
         """How bad it is to be off by these costs; too much is worse than too little."""
         if self.target.balance == "module":
             return np.maximum(_OVER * vision, -vision) + np.maximum(_OVER * llm, -llm)
-        both = vision + llm
-        return np.maximum(_OVER * both, -both) + np.abs(vision) // 8
+        both = vision + llm  # and the composition, too: no cost model is so exact that it would not matter
+        return np.maximum(_OVER * both, -both) + 2 * np.abs(vision)
 
     def _score(self, vision: int, llm: int) -> int:
         return int(self._scores(np.int64(vision), np.int64(llm)))  # type: ignore[arg-type]
