@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
+import os
+import socket
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import yaml
 from PIL import Image
 
@@ -36,12 +43,15 @@ MODEL = {
         "tie_embeddings": True,
     },
 }
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
 STAGES = {
     "alignment": {"trainable": ["projector"], "schedule": "constant"},
     "advance": {"trainable": ["vision", "projector"], "schedule": "constant"},
     "anneal": {"trainable": ["vision", "projector"], "schedule": "linear_to_zero"},
     "knowledge": {"trainable": ["vision", "projector", "llm"], "schedule": "cosine"},
 }
+PRELOADED = ["sailctl.core.train.run", "sailctl.core.model.weights", "sailctl.core.data.loader", "tests.helpers_train"]
 PARENTS = {"advance": "alignment", "anneal": "advance", "knowledge": "advance"}
 
 
@@ -139,9 +149,7 @@ def train(
 def train_apart(recipe_folder: Path, out: Path, stage: str, *overrides: str, **options: Any) -> BaseProcess:
     """Start the same in a process of its own, which may be killed; the fork server imports torch only once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["sailctl.core.train.run", "sailctl.core.model.weights", "sailctl.core.data.loader", "tests.helpers_train"]
-    )
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=train_and_exit, args=(recipe_folder, out, stage, overrides, options))
     process.start()
     return process
@@ -158,6 +166,127 @@ def train_and_exit(
     except SailctlError as error:
         out.with_suffix(".error").write_text(str(error))
         raise SystemExit(error.exit_code) from None
+
+
+@dataclass
+class Job:
+    """One call of `train` for all ranks of a world; `fails` if every rank is to fail, with OUT.error-RANK to tell."""
+
+    out: Path
+    stage: str = "alignment"
+    overrides: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    fails: bool = False
+
+
+def start_ranks(
+    size: int, recipe_folder: Path, jobs: list[Job], *, ledger: bool = False, slurm: bool = False
+) -> list[BaseProcess]:
+    """Start a world of `size` processes which do `jobs` one after another, as a launcher would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    processes, session = [], time.monotonic_ns()
+    for rank in range(size):
+        environment = dict(zip(SLURM if slurm else TORCHRUN, (rank, rank, size), strict=True))
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SESSION": session}
+        process = context.Process(target=run_rank, args=(environment, recipe_folder, jobs, ledger))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def run_ranks(size: int, recipe_folder: Path, jobs: list[Job], *, ledger: bool = False, timeout: float = 120) -> None:
+    """`start_ranks`, and wait until all have ended well."""
+    processes = start_ranks(size, recipe_folder, jobs, ledger=ledger)
+    for process in processes:
+        process.join(timeout)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * size, f"exit codes {codes}"
+
+
+def run_rank(environment: dict[str, Any], recipe_folder: Path, jobs: list[Job], ledger: bool) -> None:
+    """Body of one rank; an expected failure becomes its exit code, its message goes to OUT.error-RANK."""
+    import torch
+
+    from sailctl.core.errors import SailctlError
+    from sailctl.core.train.world import World
+
+    torch.set_num_threads(1)
+    os.environ |= {name: str(value) for name, value in environment.items()}
+    out = jobs[0].out
+    try:
+        with World.join("cpu") as world:
+            for job in jobs:
+                out = job.out
+                if ledger:
+                    keep_ledger(job.out, environment["SESSION"])
+                with pytest.raises(SailctlError) if job.fails else nullcontext() as failed:
+                    train(recipe_folder, job.out, job.stage, *job.overrides, world=world, **job.options)
+                if job.fails:
+                    error_file(job.out, world.rank).write_text(str(failed.value))
+    except SailctlError as error:
+        error_file(out, world.rank).write_text(str(error))
+        raise SystemExit(error.exit_code) from None
+
+
+def error_file(out: Path, rank: int) -> Path:
+    """Where a rank leaves the message it ended with."""
+    return out.with_name(f"{out.name}.error-{rank}")
+
+
+def keep_ledger(out: Path, session: int) -> None:
+    """From now on, write what is in every step this process makes to OUT.ledger-SESSION-RANK, a line a pack."""
+    from sailctl.core.train import loop
+
+    real = getattr(loop.train_step, "real", loop.train_step)
+
+    def recording(job: Any, own: Any, *rest: Any) -> Any:
+        result = real(job, own, *rest)
+        with open(out.with_name(f"{out.name}.ledger-{session}-{job.world.rank}"), "a", encoding="utf-8") as file:
+            for pack in own.packs:
+                line = [job.meter.counters.steps + 1, pack.sample_ids, len(pack.tiles_IPHW), digest(pack)]
+                file.write(json.dumps(line) + "\n")
+        return result
+
+    recording.real = real  # type: ignore[attr-defined]
+    loop.train_step = recording
+
+
+def digest(pack: Any) -> str:
+    """A hash of every tensor of a pack."""
+    total = hashlib.sha256()
+    for name in sorted(pack.__dataclass_fields__):
+        value = getattr(pack, name)
+        total.update(value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode())
+    return total.hexdigest()
+
+
+class Made(NamedTuple):
+    """A pack that was trained on, and by whom."""
+
+    rank: int
+    ids: list[str]
+    tiles: int
+    digest: str
+
+
+def read_ledger(out: Path) -> dict[int, list[Made]]:
+    """Step → its packs in the order of lanes; the last session that made a step counts."""
+    sessions: dict[int, dict[int, list[Made]]] = {}
+    for path in sorted(out.parent.glob(f"{out.name}.ledger-*")):  # so that a session's ranks come in order
+        session, rank = map(int, path.name.split("-")[-2:])
+        for line in path.read_text().splitlines():
+            step, *pack = json.loads(line)
+            sessions.setdefault(session, {}).setdefault(step, []).append(Made(rank, *pack))
+    steps: dict[int, list[Made]] = {}
+    for _, made in sorted(sessions.items()):
+        steps |= made
+    return dict(sorted(steps.items()))
 
 
 def rows(out: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:

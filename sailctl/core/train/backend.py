@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,6 +82,8 @@ def prepare(model: VisionLanguageModel, train: TrainConfig, device: Device) -> N
         reached = _reached(_logits_of_a_token(model, device))
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in reached)
+    if train.compile:
+        model.compile_layers()
 
 
 class Plain:
@@ -99,6 +102,9 @@ class Plain:
         self._grad_clip = train.grad_clip
         self._loss: Any = PackLoss(model)
         if self._world.size > 1:
+            # a class token's gradient is laid out otherwise than the bucket; and the buffers are constants
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self._loss = nn.parallel.DistributedDataParallel(
                 self._loss,
                 device_ids=None if device.kind == "cpu" else [device.torch],
@@ -109,6 +115,7 @@ class Plain:
     def backward(self, pack: Pack, loss_weight: float, *, last: bool = True) -> Tensor:
         """See `Backend.backward`."""
         with self._world.noticing(), nullcontext() if last or self._world.size == 1 else self._loss.no_sync():
+            self.model.check_image_tokens(pack.input_ids_T, len(pack.tiles_IPHW))
             with self._autocast():
                 loss = self._loss(pack.to(self._device.torch))
             # DDP takes the mean over ranks, and the step wants the sum

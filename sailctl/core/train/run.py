@@ -177,7 +177,8 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
         reporter.update(row["step" if unit == "steps" else unit], **progress_fields(row))
 
     def save(lr: float) -> None:
-        weights, optimizer = backend.weights(), backend.state()
+        with world.noticing():
+            weights, optimizer = backend.weights(), backend.state()
         cursors = world.gather(loader.state_dict())
         state = {
             "counters": asdict(meter.counters),

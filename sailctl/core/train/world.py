@@ -30,6 +30,7 @@ from sailctl.core.errors import SailctlError, TrainingError, UsageError
 # Dead ranks are noticed at once, by their closed connections; this is for ranks that are alive and do not answer. The
 # longest honest wait is for rank 0, indexing new sources or writing a large checkpoint to a slow disk.
 PATIENCE = timedelta(hours=2)
+MEETING = timedelta(minutes=10)  # between the start of the first process and that of the last
 GRACE_S = 10.0  # for the main thread to fail by itself with the better message, once a rank is known to be gone
 _GONE = re.compile(r"[Cc]onnection|closed by peer|Broken pipe|[Tt]imed out|gloo|NCCL|HCCL|ncclU", re.ASCII)
 _GOODBYE, _FAILING = 1, 2
@@ -116,7 +117,10 @@ class World:
     def _connect(self) -> None:
         self.device.use()
         try:
-            distributed.init_process_group(self.device.collective_backend, timeout=PATIENCE)
+            store, rank, size = next(distributed.rendezvous("env://", timeout=MEETING))
+            store.set_timeout(MEETING)
+            backend = self.device.collective_backend
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
             self._messages = distributed.new_group(backend="gloo", timeout=PATIENCE)
             watched = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
         except (RuntimeError, ValueError) as error:

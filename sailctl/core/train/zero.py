@@ -8,9 +8,12 @@ without rounding. So nothing of DeepSpeed's own format ever reaches a disk.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +83,7 @@ class DeepSpeed:
     def backward(self, pack: Pack, loss_weight: float, *, last: bool = True) -> Tensor:
         """See `Backend.backward`."""
         with self._world.noticing():
+            self.model.check_image_tokens(pack.input_ids_T, len(pack.tiles_IPHW))
             self._engine.set_gradient_accumulation_boundary(last)
             with self._device.autocast(self._autocast_dtype):
                 loss = self._engine(pack.to(self._device.torch))
@@ -103,7 +107,9 @@ class DeepSpeed:
     def weights(self) -> dict[str, Tensor] | None:
         """See `Backend.weights`."""
         own = {name: self._get(parameter, None) for name, parameter in self._parameters.items()}
-        return {name: own[name] if name in own else self._frozen[name] for name in self._order} if own else None
+        if not self._world.is_first:
+            return None
+        return {name: own[name] if name in own else self._frozen[name] for name in self._order}
 
     def state(self) -> dict[str, Tensor]:
         """See `Backend.state`."""
@@ -112,6 +118,7 @@ class DeepSpeed:
         steps = next((state["step"] for state in map(self._state_of, self._flat()) if "step" in state), None)
         if steps is None:
             return {}
+        self._link()
         tensors = {}
         for name, parameter in self._parameters.items():
             for what in _MOMENTS:
@@ -137,8 +144,7 @@ class DeepSpeed:
                 step=steps.to(torch.float32, copy=True).reshape(()).to(flat.device if fused else "cpu"),
                 **{what: torch.zeros_like(flat) for what in _MOMENTS},
             )
-        if self._stage < 3:  # its views into the state that was not there when it began
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        self._link()
         for name, parameter in self._parameters.items():
             for what in _MOMENTS:
                 if name in by_parameter:
@@ -157,6 +163,15 @@ class DeepSpeed:
         if self._stage == 3:
             return list(optimizer.fp32_partitioned_groups_flat)
         return [flat for group in self.optimizers.adamw.param_groups for flat in group["params"]]
+
+    def _link(self) -> None:
+        """Let DeepSpeed look for its parameters' moments again.
+
+        It does so once, when the first of the groups has made its first step and the others have no moments yet.
+        """
+        if self._stage < 3:
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _state_of(self, flat: Tensor) -> dict[str, Any]:
         return self.optimizers.adamw.state[flat]
@@ -215,7 +230,7 @@ def _config(train: TrainConfig, *, bf16: bool) -> dict[str, Any]:
 
 def _import(device: Device) -> ModuleType:
     os.environ.setdefault("DS_ACCELERATOR", device.kind)
-    with _quiet():
+    with _quiet(), contextlib.redirect_stdout(sys.stderr):  # its log stays where standard output is now
         try:
             import deepspeed
             from deepspeed.ops import __compatible_ops__
@@ -228,9 +243,11 @@ def _import(device: Device) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
-    """Keep DeepSpeed's remarks off standard output, which is for results, and show its warnings alone."""
+def _quiet() -> Iterator[None]:
+    """Show DeepSpeed's warnings alone, on standard error, and none of what it prints: standard output has results."""
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with contextlib.redirect_stdout(sys.stderr):
+    # what it calls has newer names in newer versions of torch
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    with contextlib.redirect_stdout(io.StringIO()):
         yield
