@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import itertools
 import os
 import platform
 import random
@@ -208,11 +209,12 @@ class Device:
         max_seqlen: int,
         causal: bool,
         scale: float,
+        bounds: list[int] | None = None,
     ) -> Tensor:
         """Attention inside each document of a pack, never across: (T, H, D) out.
 
-        `cu_seqlens` (documents + 1, int32) holds the documents' bounds; H is a multiple of K (grouped queries). No
-        T x T mask exists on any path.
+        `cu_seqlens` (documents + 1, int32) holds the documents' bounds, `bounds` (see `host_bounds`) the same as
+        numbers where they are at hand; H is a multiple of K (grouped queries). No T x T mask exists on any path.
         """
         half = q_THD.dtype in (torch.bfloat16, torch.float16)
         if self.kind == "cuda" and half and _flash_attn() is not None:
@@ -222,8 +224,12 @@ class Device:
         if self.kind == "cuda" and half and _torch_varlen() is not None:
             return _torch_varlen_attention(q_THD, k_TKD, v_TKD, cu_seqlens, max_seqlen, causal, scale)
         if self.kind == "npu" and half and importlib.util.find_spec("torch_npu") is not None:
-            return _npu_attention(q_THD, k_TKD, v_TKD, cu_seqlens, causal, scale)
-        return _sdpa_per_document(q_THD, k_TKD, v_TKD, cu_seqlens, causal, scale)
+            return _npu_attention(q_THD, k_TKD, v_TKD, bounds or cu_seqlens.tolist(), causal, scale)
+        return _sdpa_per_document(q_THD, k_TKD, v_TKD, bounds or cu_seqlens.tolist(), causal, scale)
+
+    def host_bounds(self, cu_seqlens: Tensor) -> list[int] | None:
+        """Documents' bounds as numbers, read once a pack; None on cuda, whose kernels read them on the device."""
+        return None if self.kind == "cuda" else cu_seqlens.tolist()
 
 
 @functools.cache
@@ -246,9 +252,9 @@ def _gemm_flops(device: Device, dtype: DType, threads: int) -> float:
 
 
 def _sdpa_per_document(
-    q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor, cu_seqlens: torch.Tensor, causal: bool, scale: float
+    q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor, bounds: list[int], causal: bool, scale: float
 ) -> torch.Tensor:
-    lengths = cu_seqlens.diff().tolist()
+    lengths = [end - start for start, end in itertools.pairwise(bounds)]
     grouped = q_THD.shape[1] != k_TKD.shape[1]
     documents = []
     for q, k, v in zip(q_THD.split(lengths), k_TKD.split(lengths), v_TKD.split(lengths), strict=True):
@@ -301,9 +307,9 @@ def _torch_varlen_attention(
 
 
 def _npu_attention(
-    q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor, cu_seqlens: torch.Tensor, causal: bool, scale: float
+    q_THD: torch.Tensor, k_TKD: torch.Tensor, v_TKD: torch.Tensor, bounds: list[int], causal: bool, scale: float
 ) -> torch.Tensor:
-    ends = cu_seqlens[1:].tolist()
+    ends = bounds[1:]
     # causal by the kernel's compressed form: sparse mode 3 takes one fixed 2048 x 2048 triangle, whatever T is
     triangle = torch.ones(2048, 2048, dtype=torch.bool, device=q_THD.device).triu(1) if causal else None
     return importlib.import_module("torch_npu").npu_fusion_attention(

@@ -212,3 +212,27 @@ def test_shapes_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = VisionLanguageModel(tiny_config(llm="qwen3_moe", vision="aimv2"), IMAGE)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.slow
+def test_compiled_layers_change_neither_results_nor_gradients() -> None:
+    """Packs of several lengths, so that dynamic shapes are met; compiling takes the better part of a minute."""
+    packs = [(PACK, tiles(TILE_COUNTS)), (PACK[:2], tiles([1])), (PACK[::-1], tiles([3, 1]))]
+    model = tiny_model(seed=2)
+
+    def run(documents: list[list[int]], shown: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        result = packed_logits(model, documents, shown)
+        result.square().mean().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return {"logits": result.detach(), **gradients}
+
+    eager = [run(*pack) for pack in packs]
+    names = list(model.state_dict())
+    model.compile_layers()
+    assert list(model.state_dict()) == names  # a checkpoint does not notice
+    for pack, wanted in zip(packs, eager, strict=True):
+        compiled = run(*pack)
+        assert compiled.keys() == wanted.keys()
+        worst = max(float((compiled[name] - value).abs().max()) for name, value in wanted.items())
+        assert worst < 1e-4

@@ -31,9 +31,11 @@ def packed_arguments(cu_seqlens: torch.Tensor, max_seqlen: int) -> dict[str, Any
         "use_cache": False,
         "cu_seq_lens_q": cu_seqlens,
         "max_length_q": max_seqlen,
+        "document_bounds": device_of(cu_seqlens).host_bounds(cu_seqlens),
     }
 
 
+@torch.compiler.disable  # kernels of their own, and bounds that differ from pack to pack
 def varlen_forward(
     module: torch.nn.Module,
     query_BHSD: torch.Tensor,
@@ -60,6 +62,7 @@ def varlen_forward(
         kwargs["max_length_q"],
         causal=True,
         scale=scaling if scaling is not None else query_BHSD.shape[-1] ** -0.5,
+        bounds=kwargs.get("document_bounds"),
     )
     return out_THD.unsqueeze(0), None
 

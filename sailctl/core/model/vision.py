@@ -5,6 +5,8 @@ Shapes: I tiles, P patches, D the tower's width; pixels are ICSS: C colours, S p
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 from transformers import Aimv2VisionConfig, Aimv2VisionModel, InternVLVisionConfig, InternVLVisionModel
@@ -67,9 +69,16 @@ def layers_of(tower: Tower) -> nn.ModuleList:
 
 def normalise(tiles_ICSS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 pixels to ImageNet-normalised values in `dtype`, on the tiles' own device."""
-    mean = torch.tensor(IMAGENET_MEAN, device=tiles_ICSS.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=tiles_ICSS.device).view(1, 3, 1, 1)
+    mean, std = _imagenet(tiles_ICSS.device)
     return ((tiles_ICSS.float() / 255 - mean) / std).to(dtype)
+
+
+@functools.cache
+def _imagenet(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation on a device, copied there once: a copy in every step would wait for it."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def patch_features(

@@ -20,7 +20,7 @@ from sailctl.core.model.attention import packed_arguments
 from sailctl.core.model.initialise import reset_weights
 from sailctl.core.model.language import build_llm
 from sailctl.core.model.projector import build_projector, shuffle_factor
-from sailctl.core.model.vision import build_vision, normalise, patch_features, pixel_shuffle
+from sailctl.core.model.vision import build_vision, layers_of, normalise, patch_features, pixel_shuffle
 from sailctl.core.schema.model import ModelConfig
 
 MODULES = ("vision", "projector", "llm")
@@ -60,23 +60,28 @@ class VisionLanguageModel(nn.Module):
     def embed(self, input_ids: torch.Tensor, tiles_ICSS: torch.Tensor | None) -> torch.Tensor:
         """Token embeddings with the visual features in the place of the image tokens, in reading order.
 
-        Where gradients are kept, text alone still goes by way of the tower, see `_nothing_seen`. Raises DataError naming
-        both numbers when image tokens and features do not match.
+        Where gradients are kept, text alone still goes by way of the tower, see `_nothing_seen`, and image tokens that
+        are on the device already are not counted: that would wait for it (`check_image_tokens` before they go there).
         """
         embeddings = self.llm.get_input_embeddings()(input_ids)
         is_image = input_ids == self.image_token_id
-        expected = int(is_image.sum())
         num_tiles = 0 if tiles_ICSS is None else tiles_ICSS.shape[0]
+        if input_ids.device.type == "cpu" or not torch.is_grad_enabled():
+            self.check_image_tokens(input_ids, num_tiles)
+        if tiles_ICSS is None or not num_tiles:
+            return embeddings if not torch.is_grad_enabled() else embeddings + self._nothing_seen(embeddings)
+        features = self.encode_tiles(tiles_ICSS).to(embeddings.dtype)
+        return embeddings.masked_scatter(is_image.unsqueeze(-1), features)
+
+    def check_image_tokens(self, input_ids: torch.Tensor, num_tiles: int) -> None:
+        """DataError naming both numbers when image tokens and the features of so many tiles do not match."""
+        expected = int((input_ids == self.image_token_id).sum())
         found = num_tiles * self.config.tokens_per_tile
         if expected != found:
             raise DataError(
                 f"image tokens {expected} ≠ vision features {found} "
                 f"({num_tiles} tiles of {self.config.tokens_per_tile} tokens each); check the image placeholders"
             )
-        if tiles_ICSS is None or not num_tiles:
-            return embeddings if not torch.is_grad_enabled() else embeddings + self._nothing_seen(embeddings)
-        features = self.encode_tiles(tiles_ICSS).to(embeddings.dtype)
-        return embeddings.masked_scatter(is_image.unsqueeze(-1), features)
 
     def _nothing_seen(self, embeddings: torch.Tensor) -> torch.Tensor:
         """A zero that depends on tower and projector, so that their gradients are zero rather than absent.
@@ -124,6 +129,11 @@ class VisionLanguageModel(nn.Module):
                 getattr(part, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
             else:
                 getattr(part, f"{prefix}_checkpointing_disable")()
+
+    def compile_layers(self) -> None:
+        """Let torch.compile fuse what stands between the products, layer by layer, for packs of any length."""
+        for layer in (*layers_of(self.vision), *self.llm.model.layers):
+            layer.compile(dynamic=True)
 
     @torch.inference_mode()
     def generate(

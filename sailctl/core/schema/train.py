@@ -37,6 +37,7 @@ class TrainConfig(Config):
     loss_weighting: Literal["token", "sample", "sqrt"] = "token"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
+    compile: bool = False
     backend: Literal["plain", "deepspeed"] = "plain"
     zero_stage: int = Field(1, ge=0, le=3)
     offload: Literal["none", "cpu"] = "none"
@@ -55,4 +56,6 @@ class TrainConfig(Config):
             )
         if self.optimizer == "muon" and self.backend == "deepspeed":
             raise ValueError("optimizer muon needs whole matrices and so backend plain; with deepspeed use adamw")
+        if self.compile and self.backend == "deepspeed" and self.zero_stage == 3:
+            raise ValueError("compile true does not go with zero_stage 3, which gathers a layer's weights as it runs")
         return self
