@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from safetensors import SafetensorError
 
-from sailctl.core import files
+from sailctl.core import files, stores
 from sailctl.core.errors import DataError, StorageError, UsageError
 
 
@@ -136,7 +136,7 @@ def test_urls():
     assert len(files.list_shards("memory://test_files/*.tar")) == 2
     assert files.list_shards("memory://test_files/a.tar") == ["memory://test_files/a.tar"]
     assert files.list_shards("memory://nowhere") == []
-    assert files.read_range("memory://test_files/a.tar", 3, 4) == b"3456"
+    assert stores.read_range("memory://test_files/a.tar", 3, 4) == b"3456"
     assert files.file_stamp("memory://test_files/a.tar")[0] == 10
     with files.open_read("memory://test_files/a.tar") as handle:
         assert handle.read() == b"0123456789"

@@ -1,4 +1,4 @@
-"""Local paths and fsspec URLs: reading, listing shards, atomic writes.
+"""Local paths and fsspec URLs: reading, listing shards, atomic writes. Stores behind URLs: `stores.py`.
 
 Formats of samples do not live here (see `core/data/`); neither does Parquet, which `core/data/sources.py` reads.
 """
@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NoReturn, cast
+from typing import IO, Any, BinaryIO, NoReturn
 
+from sailctl.core import stores
 from sailctl.core.errors import SailctlError, StorageError, UsageError
 
 SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".json")
@@ -32,8 +33,7 @@ def is_url(path: str | Path) -> bool:
 def open_read(path_or_url: str | Path) -> BinaryIO:
     """Open a local path or an fsspec URL for reading bytes; the caller closes it. Raises OSError."""
     if is_url(path_or_url):
-        filesystem, inner = _url_to_fs(str(path_or_url))
-        return cast(BinaryIO, filesystem.open(inner, "rb"))
+        return stores.open_read(str(path_or_url))
     return open(path_or_url, "rb")
 
 
@@ -42,17 +42,18 @@ def file_stamp(path_or_url: str | Path) -> tuple[int, str]:
 
     Raises OSError when the file is not there.
     """
-    if is_url(path_or_url):
-        filesystem, inner = _url_to_fs(str(path_or_url))
-        return int(filesystem.size(inner)), str(filesystem.ukey(inner))
-    stat = os.stat(path_or_url)
-    return stat.st_size, str(stat.st_mtime_ns)
+    if not is_url(path_or_url):
+        stat = os.stat(path_or_url)
+        return stat.st_size, str(stat.st_mtime_ns)
+    return stores.stamp(str(path_or_url))
 
 
-def read_range(path_or_url: str, offset: int, length: int) -> bytes:
-    """Up to `length` bytes from `offset` of a URL, without keeping a handle open. Raises OSError."""
-    filesystem, inner = _url_to_fs(path_or_url)
-    return bytes(filesystem.cat_file(inner, start=offset, end=offset + length))
+def read_whole(path_or_url: str | Path) -> bytes:
+    """All bytes of a file; a URL in one request, asked again as in `stores.read_range`. Raises OSError."""
+    if not is_url(path_or_url):
+        with open(path_or_url, "rb") as handle:
+            return handle.read()
+    return stores.read_whole(str(path_or_url))
 
 
 def list_shards(pattern: str | Path, suffixes: Iterable[str] = SHARD_SUFFIXES) -> list[str]:
@@ -65,7 +66,8 @@ def list_shards(pattern: str | Path, suffixes: Iterable[str] = SHARD_SUFFIXES) -
     text = str(pattern)
     if is_url(text):
         try:
-            return _list_url(text, suffixes)
+            names = stores.listed(text, is_glob=_has_glob(text))
+            return [text] if names == [text] else _visible(names) if _has_glob(text) else _first_suffix(names, suffixes)
         except OSError as error:
             raise UsageError(f"{text}: cannot be listed: {error}; check the address and your credentials") from error
     path = Path(text).expanduser()
@@ -78,26 +80,6 @@ def list_shards(pattern: str | Path, suffixes: Iterable[str] = SHARD_SUFFIXES) -
 
         return _visible([name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)])
     return []
-
-
-def _list_url(url: str, suffixes: Iterable[str]) -> list[str]:
-    filesystem, inner = _url_to_fs(url)
-    if _has_glob(inner):
-        return _visible([str(filesystem.unstrip_protocol(n)) for n in filesystem.glob(inner)])
-    if filesystem.isfile(inner):
-        return [url]
-    names = filesystem.ls(inner, detail=False) if filesystem.isdir(inner) else []
-    return _first_suffix([str(filesystem.unstrip_protocol(n)) for n in names], suffixes)
-
-
-def _url_to_fs(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it; UsageError for an unknown store or a missing driver."""
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"{url}: cannot be opened: {error}") from error
 
 
 def _has_glob(text: str) -> bool:

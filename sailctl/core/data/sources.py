@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sailctl.core import files
+from sailctl.core import files, stores
 from sailctl.core.data.index import BrokenTar, ShardIndex, shard_index, walk_tar
 from sailctl.core.data.layouts import parse_json, record_sample, safe_join, tar_sample
 from sailctl.core.errors import DataError, SampleError, UsageError
@@ -119,6 +119,8 @@ class Source(ABC):
         if shard not in self._handles:
             try:
                 self._handles[shard] = self._open(shard)
+            except stores.Unreachable as error:
+                raise DataError(_unreachable(f"shard {self.shards[shard]}", error)) from error
             except OSError as error:
                 raise DataError(f"shard {self.shards[shard]} cannot be opened: {error.strerror or error}") from error
             while len(self._handles) > _MAX_OPEN_SHARDS:
@@ -144,14 +146,19 @@ class Source(ABC):
         def read_image(path: str) -> bytes:
             full = safe_join(root, path)
             try:
-                with files.open_read(full) as handle:
-                    return handle.read()
+                return files.read_whole(full)
+            except stores.Unreachable as error:
+                raise DataError(_unreachable(f"image {full}", error)) from error
             except (FileNotFoundError, NotADirectoryError):
                 raise SampleError("no_image", f"image {full} does not exist") from None
             except (OSError, ValueError) as error:
                 raise SampleError("unreadable", f"image {full}: {error}") from None
 
         return read_image
+
+
+def _unreachable(what: str, error: stores.Unreachable) -> str:
+    return f"{what}: {error}; nothing is lost, resume when its store answers again"
 
 
 class SpanSource(Source):
@@ -174,7 +181,7 @@ class SpanSource(Source):
         path = self.shards[shard]
         try:
             if files.is_url(path):
-                data = files.read_range(path, offset, length)
+                data = stores.read_range(path, offset, length)
             else:
                 data = os.pread(self._handle(shard).fileno(), length, offset)
                 while 0 < len(data) < length and (
@@ -183,6 +190,8 @@ class SpanSource(Source):
                     data += more
         except FileNotFoundError as error:
             raise DataError(f"shard {path} cannot be opened: {error.strerror or 'it is gone'}") from error
+        except stores.Unreachable as error:
+            raise DataError(_unreachable(f"shard {path}", error)) from error
         except OSError as error:
             raise SampleError("unreadable", f"{path}, bytes {offset} to {offset + length}: {error}") from error
         if len(data) < length:
@@ -279,6 +288,8 @@ class ParquetSource(Source):
             try:
                 # single-threaded: this runs in workers, of which there are already as many as there are cores
                 table = self._handle(shard).read_row_group(group, use_threads=False)
+            except stores.Unreachable as error:
+                raise DataError(_unreachable(f"shard {self.shards[shard]}", error)) from error
             except (OSError, pyarrow.ArrowException) as error:
                 detail = f"{self.shards[shard]}, row group {group}: {str(error).splitlines()[0]}"
                 raise SampleError("unreadable", detail) from error
