@@ -85,7 +85,7 @@ def fabricate_bench(folder: Path, rng: random.Random, *, skill: float, items: in
     results = {"suite": "synth", "seed": 1234, "samples": items, "checkpoint": "runs/tiny/preference"}
     results |= {"weights": hashlib.blake2b(b"w", digest_size=16).hexdigest()}
     results |= {"baselines": {"untrained": {"model": "pretrained parts with a fresh projector"}}}
-    results |= summarise(made, values, guesses, seed=1) | {"perf": {"seconds": 12.5}}
+    results |= summarise(made, values, guesses) | {"perf": {"seconds": 12.5}}
     (folder / "results.json").write_text(json.dumps(results))
     if samples:
         _write_rows(folder / "samples.jsonl", rows)

@@ -87,7 +87,7 @@ def bench(
         "device": place.kind,
         "precision": str(dtype).removeprefix("torch."),
         "baselines": about,
-        **summarise(items, values, guesses, seed=config.seed),
+        **summarise(items, values, guesses),
     }
     _write_samples(out, items, answers, values)
     results["perf"] = {"seconds": round(time.perf_counter() - began, 3)}
@@ -124,46 +124,42 @@ def summarise(
     items: Mapping[str, Sequence[Item]],
     values: Mapping[str, Mapping[str, list[float]]],
     guesses: Mapping[str, list[float]],
-    *,
-    seed: int,
 ) -> dict[str, Any]:
     """The `overall` and `tasks` parts of results.json from the scores of every item, by tier and task."""
     tasks: dict[str, Any] = {}
     for task in TASKS:
         tiers = {tier: [values[tier][task.name]] for tier in values}
-        entry = _entry(tiers, [guesses[task.name]], seed, task)
+        entry = _entry(tiers, [guesses[task.name]], task)
         entry["metric"] = task.metric
         by_level: dict[str, list[float]] = {}
         for item, value in zip(items[task.name], values["score"][task.name], strict=True):
             by_level.setdefault(str(item.level), []).append(value)
-        entry["levels"] = {level: _score(_mean(task, [of_level], seed)) for level, of_level in by_level.items()}
+        entry["levels"] = {level: _score(_mean(task, [of_level])) for level, of_level in by_level.items()}
         tasks[task.name] = entry
     everything = {tier: [values[tier][task.name] for task in TASKS] for tier in values}
-    overall = _entry(everything, [guesses[task.name] for task in TASKS], seed, None)
+    overall = _entry(everything, [guesses[task.name] for task in TASKS], None)
     overall["metric"] = "flat mean of the tasks"
     return {"overall": overall, "tasks": tasks}
 
 
-def _entry(
-    tiers: Mapping[str, list[list[float]]], guesses: list[list[float]], seed: int, task: Task | None
-) -> dict[str, Any]:
+def _entry(tiers: Mapping[str, list[list[float]]], guesses: list[list[float]], task: Task | None) -> dict[str, Any]:
     """One number with everything it travels with; a tier that was not run is null."""
-    entry: dict[str, Any] = _score(_mean(task, tiers["score"], seed))
-    scores = {tier: _mean(task, tiers[tier], seed) for tier in TIERS[1:] if tier in tiers}
+    entry: dict[str, Any] = _score(_mean(task, tiers["score"]))
+    scores = {tier: _mean(task, tiers[tier]) for tier in TIERS[1:] if tier in tiers}
     for tier in TIERS[1:]:
         entry[tier] = scores[tier].score if tier in scores else None
     entry["chance"] = fmean(fmean(task_guesses) for task_guesses in guesses)
     for tier, score in scores.items():
         entry[f"{tier}_ci95"] = list(score.ci95)
-        gain, interval = difference(tiers["score"], tiers[tier], seed=seed)
+        gain, interval = difference(tiers["score"], tiers[tier])
         entry[f"over_{tier}"] = {"score": gain, "n": entry["n"], "ci95": list(interval)}
     return entry
 
 
-def _mean(task: Task | None, tasks: Sequence[Sequence[float]], seed: int) -> Score:
+def _mean(task: Task | None, tasks: Sequence[Sequence[float]]) -> Score:
     if task is None:
-        return score_flat_mean(tasks, seed=seed)
-    return score_yes_no(tasks[0]) if task.metric == "accuracy" else score_graded(tasks[0], seed=seed)
+        return score_flat_mean(tasks)
+    return score_yes_no(tasks[0]) if task.metric == "accuracy" else score_graded(tasks[0])
 
 
 def _score(score: Score) -> dict[str, Any]:
