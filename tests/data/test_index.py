@@ -90,7 +90,7 @@ def test_damage_is_no_regular_end(tmp_path):
     found = of_bytes(index_tar, bytes(data))
     assert len(found) == 2 and "bad header at byte 1024" in found.broken
     assert "bad header at byte 0" in of_bytes(index_tar, b"no tar at all " * 100).broken
-    assert len(of_bytes(index_tar, b"")) == 0
+    assert len(of_bytes(index_tar, b"")) == 1 and "zero bytes" in of_bytes(index_tar, b"").broken
     no_end = tar_bytes(tmp_path, "0.txt", "1.txt", end=False)
     assert len(of_bytes(index_tar, no_end)) == 3 and "end mark" in of_bytes(index_tar, no_end).broken
 

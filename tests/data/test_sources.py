@@ -276,7 +276,6 @@ def test_nothing_there_is_a_usage_error_naming_the_path(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.jsonl").write_text("\n \n")
     (tmp_path / "empty.json").write_text("[]")
-    (tmp_path / "zero.tar").write_bytes(b"")
     (tmp_path / "notes.md").write_text("x")
     write_tar(tmp_path / "none.tar", [])
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
@@ -286,7 +285,6 @@ def test_nothing_there_is_a_usage_error_naming_the_path(tmp_path):
         "*.webp",
         "empty.jsonl",
         "empty.json",
-        "zero.tar",
         "none.tar",
         "empty.parquet",
     ]:
@@ -301,7 +299,12 @@ def test_nothing_there_is_a_usage_error_naming_the_path(tmp_path):
 
 
 def test_garbage_shards_are_data_errors_naming_them(tmp_path):
-    for name, data in (("a.tar", b"no tar" * 1000), ("b.parquet", b"no parquet"), ("c.tar", b"\x1f\x8b" + b"x" * 900)):
+    for name, data in (
+        ("a.tar", b"no tar" * 1000),
+        ("b.parquet", b"no parquet"),
+        ("c.tar", b"\x1f\x8b" + b"x" * 900),
+        ("d.tar", b""),
+    ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=name) as caught:
             source(tmp_path / name)
@@ -323,6 +326,39 @@ def test_a_shard_that_vanishes_or_shrinks_while_in_use(tmp_path):
     (tmp_path / "p.parquet").unlink()
     with pytest.raises(DataError, match=r"p\.parquet cannot be opened"):
         found.read(0)
+
+
+def test_a_zero_byte_tar_among_good_ones_is_one_counted_reject(tmp_path):
+    write_tar(tmp_path / "a.tar", [("0.txt", b"x"), ("1.txt", b"y")])
+    (tmp_path / "b.tar").write_bytes(b"")
+    write_tar(tmp_path / "c.tar", [("2.txt", b"z")])
+    found = source(tmp_path)
+    assert len(found) == 4 and [found.read(n).key for n in (0, 1, 3)] == ["0", "1", "2"]
+    with pytest.raises(SampleError, match=r"unreadable: .*b\.tar: zero bytes") as caught:
+        found.read(2)
+    assert caught.value.key == "b.tar#0"
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.jsonl"])
+def test_a_shard_that_is_touched_goes_on_and_one_that_is_edited_ends_the_run(tmp_path, name):
+    def write(text: str) -> None:
+        if name.endswith(".tar"):
+            write_tar(tmp_path / name, [("0.txt", text.encode()), ("1.txt", b"y")])
+        else:
+            write_jsonl(tmp_path / name, [{"text": text}, {"text": "y"}])
+
+    write("first")
+    found, restored = source(tmp_path / name), source(tmp_path / name)
+    ids = [found.read(n).id for n in range(2)]
+    os.utime(tmp_path / name, (1, 1))
+    assert [found.read(n).id for n in range(2)] == ids
+    write("longer by far" * 100)  # in place, under an open handle
+    with pytest.raises(DataError, match=rf"{name} has changed since this run began \(\d+ bytes then, \d+ now\)"):
+        found.read(1)
+    with pytest.raises(DataError, match="has changed"):
+        restored.read(1)
+    write("first")
+    assert [found.read(n).id for n in range(2)] == ids  # put back: nothing is lost
 
 
 def test_many_shards_many_handles_and_fingerprints(tmp_path):

@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +22,7 @@ import numpy as np
 from sailctl.core import files
 from sailctl.core.errors import DataError, StorageError
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 _BLOCK = 512
 _MAX_NAME_BYTES = 1 << 20  # of a long-name or pax header; anything longer is an attack or damage
 _KEY_AND_SUFFIX = re.compile(r"^((?:.*/)?[^./]+)\.([^/]*)$")
@@ -35,12 +35,13 @@ class ShardIndex:
     """Spans of a shard's samples: spans_N2 int64 (offset, length in bytes).
 
     `broken` says why a tar's tail cannot be read; the tail then is the last span and becomes one counted reject.
-    `digest` stands for the content (of a tar: for its headers).
+    `digest` stands for the content (of a tar: for its headers), `stamp` for the file it was made of (`file_stamp`).
     """
 
     spans: np.ndarray
     broken: str
     digest: str
+    stamp: tuple[int, str] = (-1, "")
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -168,14 +169,13 @@ def index_tar(handle: BinaryIO, size: int) -> ShardIndex:
             suffixes.add(suffix)
             end = min(member.end, size)
     except BrokenTar as error:
-        broken = f"truncated or damaged tar: {error}" if size else ""
+        broken = f"truncated or damaged tar: {error}" if size else "zero bytes, not even a tar's end mark"
         if current and error.key == current:  # its last member is cut: the whole sample is the tail
             end, current = start, ""
         elif current:
             spans.append((start, end - start))
             end, current = min(error.position, size), ""
-        if broken:
-            spans.append((end, size - end))
+        spans.append((end, size - end))
     if current:
         spans.append((start, end - start))
     return ShardIndex(np.array(spans, np.int64).reshape(-1, 2), broken, digest.hexdigest())
@@ -241,7 +241,7 @@ def shard_index(path: str, kind: str) -> ShardIndex:
         candidates = _cache_paths(path)
         for cache in candidates:
             if (found := _load(cache, wanted, size)) is not None:
-                return found
+                return replace(found, stamp=(size, stamp))
         with files.open_read(path) as handle:
             made = _INDEXERS[kind](handle, size)
     except OSError as error:
@@ -251,7 +251,7 @@ def shard_index(path: str, kind: str) -> ShardIndex:
             with files.atomic_write(cache) as output:
                 np.savez(output, spans=made.spans, about=np.array([wanted, made.broken, made.digest], dtype=np.str_))
             break
-    return made
+    return replace(made, stamp=(size, stamp))
 
 
 def _cache_paths(path: str) -> list[Path]:

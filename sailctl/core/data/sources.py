@@ -167,6 +167,7 @@ class SpanSource(Source):
     _indexes: list[ShardIndex]
 
     def _index_shard(self, shard: str, kind: str) -> ShardIndex:
+        self._kind = kind
         return shard_index(shard, kind)
 
     def _index(self, found: list[ShardIndex]) -> tuple[list[int], list[str]]:
@@ -176,6 +177,20 @@ class SpanSource(Source):
     def _open(self, shard: int) -> Any:
         return open(self.shards[shard], "rb", buffering=0)
 
+    def _unchanged(self, shard: int) -> int:
+        """Descriptor of a local shard that is still what was indexed; DataError if it is not."""
+        descriptor = self._handle(shard).fileno()
+        known, stat = self._indexes[shard], os.fstat(descriptor)
+        if known.stamp != (stat.st_size, str(stat.st_mtime_ns)):
+            now = shard_index(self.shards[shard], self._kind)
+            if now.digest != known.digest or not np.array_equal(now.spans, known.spans):
+                raise DataError(
+                    f"shard {self.shards[shard]} has changed since this run began ({known.stamp[0]} bytes then, "
+                    f"{now.stamp[0]} now); put back what it was and resume"
+                )
+            self._indexes[shard] = now  # touched, or copied anew: nothing else
+        return descriptor
+
     def _span(self, shard: int, row: int) -> bytes:
         offset, length = (int(value) for value in self._indexes[shard].spans[row])
         path = self.shards[shard]
@@ -183,10 +198,9 @@ class SpanSource(Source):
             if files.is_url(path):
                 data = stores.read_range(path, offset, length)
             else:
-                data = os.pread(self._handle(shard).fileno(), length, offset)
-                while 0 < len(data) < length and (
-                    more := os.pread(self._handle(shard).fileno(), length - len(data), offset + len(data))
-                ):
+                descriptor = self._unchanged(shard)
+                data = os.pread(descriptor, length, offset)
+                while 0 < len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
                     data += more
         except FileNotFoundError as error:
             raise DataError(f"shard {path} cannot be opened: {error.strerror or 'it is gone'}") from error
@@ -196,7 +210,7 @@ class SpanSource(Source):
             raise SampleError("unreadable", f"{path}, bytes {offset} to {offset + length}: {error}") from error
         if len(data) < length:
             raise DataError(
-                f"shard {path} has changed: {len(data)} of {length} bytes at {offset}; do not edit data in use"
+                f"shard {path} has changed: {len(data)} of {length} bytes at {offset}; put back what it was and resume"
             )
         return data
 
@@ -229,7 +243,9 @@ class TarSource(SpanSource):
                 members[suffix] = data[member.data : member.data + member.size]
             return tar_sample(members, key, self.name)
         except BrokenTar as error:
-            raise DataError(f"shard {self.shards[shard]} has changed: {error}; do not edit data in use") from error
+            raise DataError(
+                f"shard {self.shards[shard]} has changed: {error}; put back what it was and resume"
+            ) from error
         except SampleError as error:
             error.key = key
             raise
