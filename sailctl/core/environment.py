@@ -23,6 +23,7 @@ EXTRAS = {
     "lmdeploy": ("lmdeploy", "serving a captioner"),
     "bench": ("ms-vlmeval", "public benchmarks through VLMEvalKit"),
     "ray": ("ray", "data work on several machines"),
+    "remote": ("aiohttp", "data sources behind https:// and s3://"),
     "tensorboard": ("tensorboard", "train.trackers: event files of a run"),
     "wandb": ("wandb", "train.trackers: a run of Weights & Biases"),
 }

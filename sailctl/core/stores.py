@@ -109,7 +109,10 @@ def _url_to_fs(url: str) -> tuple[Any, str]:
 
     try:
         return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        remedy = "install 'sailctl[remote]' for https:// and s3://, the store's own driver for others"
+        raise UsageError(f"{url}: cannot be opened: {error}; {remedy}") from error
+    except ValueError as error:
         raise UsageError(f"{url}: cannot be opened: {error}") from error
 
 

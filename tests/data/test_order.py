@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sailctl.core.data.order import LaneCursor, Mixture, Order, permute
+from sailctl.core.schema.data import DataConfig, SourceConfig
 
 PINNED = [0, 1, 4, 7, 5, 3, 9, 2, 6, 8]
 
@@ -101,3 +102,37 @@ def test_a_cursor_seeks(position, lane):
     sought = LaneCursor(order, lane)
     sought.load_state_dict(walked.state_dict())
     assert [walked.next() for _ in range(20)] == [sought.next() for _ in range(20)]
+
+
+def repeating(**repeats: float | None) -> list[SourceConfig]:
+    return [SourceConfig(name=name, path=name, repeats=times) for name, times in repeats.items()]
+
+
+def test_repeats_are_times_an_epoch_of_the_mixture_holds_a_source():
+    mixture = Mixture.of([10, 8, 6, 100], repeating(once=None, often=2.5, twice=2, part=0.3))
+    assert mixture.epoch == 10 + 20 + 12 + 30
+    order = Order(mixture, 3, 2)
+    draws = [order.ref(number % 2, number // 2) for number in range(mixture.epoch)]
+    times = [Counter(ref.ordinal for ref in draws if ref.source == source) for source in range(4)]
+    assert set(times[0].values()) == {1} and len(times[0]) == 10
+    assert sorted(times[1].values()) == [2] * 4 + [3] * 4
+    assert set(times[2].values()) == {2} and len(times[2]) == 6
+    assert set(times[3].values()) == {1} and len(times[3]) == 30
+    following = [order.ref(number % 2, number // 2) for number in range(mixture.epoch, 2 * mixture.epoch)]
+    later = {ref.ordinal for ref in following if ref.source == 3}
+    assert len(later) == 30 and not later & set(times[3])  # goes on where the epoch left it
+
+
+def test_a_tenth_is_a_tenth_and_no_repeats_are_as_before():
+    assert Mixture.of([1000, 10], repeating(a=0.1, b=None)).shares == [100, 10]
+    plain = Mixture.of([7, 5], repeating(a=None, b=None))
+    assert plain.shares == Mixture([7, 5], [None, None]).shares and plain.epoch == 12
+    weighted = [SourceConfig(name="a", path="a", weight=3), SourceConfig(name="b", path="b", weight=1)]
+    assert Mixture.of([7, 5], weighted).shares == Mixture([7, 5], [3, 1]).shares
+    assert Mixture.of([7, 5], weighted).epoch == 12
+
+
+def test_weights_and_repeats_do_not_mix():
+    sources = [SourceConfig(name="a", path="a", weight=3), SourceConfig(name="b", path="b", repeats=2)]
+    with pytest.raises(ValueError, match="weights and repeats do not mix: a has a weight, b repeats"):
+        DataConfig(sources=sources)

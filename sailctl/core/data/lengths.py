@@ -103,9 +103,7 @@ def measure_lengths(data: DataConfig, encoder: Encoder, seed: int) -> Lengths:
     if not data.sources:
         raise UsageError("no lengths: give --lengths CSV or --data PATH, or list sources in the recipe")
     sources = [open_source(source) for source in data.sources]
-    order = Order(
-        Mixture([len(source) for source in sources], [source.weight for source in data.sources]), seed, 1, data.shuffle
-    )
+    order = Order(Mixture.of([len(source) for source in sources], data.sources), seed, 1, data.shuffle)
     rows: list[Length] = []
     draws, reason = min(MEASURED, sum(len(source) for source in sources)), ""
     for number in range(draws):

@@ -90,7 +90,7 @@ class Loader:
             tokenizer = getattr(encoder, "tokenizer", None)
             self._context = worker_context([type(thing).__module__ for thing in (encoder, tokenizer) if thing])
         self.sources = [open_source(source) for source in data.sources]
-        mixture = Mixture([len(source) for source in self.sources], [source.weight for source in data.sources])
+        mixture = Mixture.of([len(source) for source in self.sources], data.sources)
         self.order = Order(mixture, seed, data.lanes, data.shuffle)
         per_rank = data.lanes // world
         self.lanes = [Lane(self.order, lane) for lane in range(rank * per_rank, (rank + 1) * per_rank)]
@@ -101,8 +101,8 @@ class Loader:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples in all the sources together, broken ones included."""
-        return sum(len(source) for source in self.sources)
+        """Samples in all the sources together, each as often as it is repeated, broken ones included."""
+        return self.order.mixture.epoch
 
     def fingerprints(self) -> dict[str, str]:
         """Source names and content fingerprints, for a run's lineage."""
@@ -242,7 +242,7 @@ class Loader:
             ("seed", "train.seed"),
             ("num_lanes", "data.lanes"),
             ("sources", "the content of data.sources"),
-            ("shares", "data.sources[].weight"),
+            ("shares", "data.sources[].weight or .repeats"),
         ):
             if state[key] != mine[key]:
                 raise UsageError(

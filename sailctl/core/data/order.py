@@ -15,6 +15,8 @@ from fractions import Fraction
 from functools import lru_cache
 from math import lcm
 
+from sailctl.core.schema.data import SourceConfig
+
 _MASK = (1 << 64) - 1
 _ROUNDS = 8
 
@@ -72,12 +74,25 @@ class Mixture:
     and the n-th draw of a source is known without counting.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float | None]) -> None:
+    @classmethod
+    def of(cls, sizes: Sequence[int], sources: Sequence[SourceConfig]) -> Mixture:
+        """The mixture of sources of these sizes; a source without repeats comes once an epoch."""
+        weights = [
+            Fraction(source.weight) if source.weight is not None else size * Fraction(str(source.repeats or 1))
+            for size, source in zip(sizes, sources, strict=True)
+        ]
+        mixture = cls(sizes, weights)
+        if all(source.weight is None for source in sources):
+            mixture.epoch = round(sum(weights))
+        return mixture
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float | Fraction | None]) -> None:
         exact = [
             Fraction(size) if weight is None else Fraction(weight) for size, weight in zip(sizes, weights, strict=True)
         ]
         unit = lcm(*(share.denominator for share in exact))
         self.sizes = list(sizes)
+        self.epoch = sum(sizes)  # draws of one epoch of the whole: with repeats, until every source had its own
         self.shares = [int(share * unit) for share in exact]
         self._left = [sum(self.shares[number:]) for number in range(len(exact))]
 

@@ -25,13 +25,14 @@ class SynthConfig(Config):
 class SourceConfig(Config):
     """One source: a tar, JSON, JSONL or Parquet file, a glob, a folder of shards, or an fsspec URL of any of these.
 
-    Without weights every source counts by its number of samples.
+    Without weights every source counts by its number of samples, times its repeats.
     """
 
     name: str
     path: str
     format: SourceFormat = "auto"
     weight: float | None = Field(None, gt=0)
+    repeats: float | None = Field(None, gt=0)  # times it comes in an epoch of the mixture
     image_root: str | None = None
     synth: SynthConfig | None = None
 
@@ -56,6 +57,13 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _weights_for_all_or_none(self) -> DataConfig:
+        repeated = [source.name for source in self.sources if source.repeats is not None]
+        weighted = [source.name for source in self.sources if source.weight is not None]
+        if repeated and weighted:
+            raise ValueError(
+                f"weights and repeats do not mix: {weighted[0]} has a weight, {repeated[0]} repeats; "
+                "give every source a weight, or some of them repeats"
+            )
         bare = [source.name for source in self.sources if source.weight is None]
         if bare and len(bare) < len(self.sources):
             # a number of samples and a hand-written weight are not of one kind: 0.8 : 6400 is nobody's mixture
