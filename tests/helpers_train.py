@@ -146,28 +146,6 @@ def train(
     return train_stage(recipe, recipe_dir=recipe_dir, out=out, **options)
 
 
-def train_apart(recipe_folder: Path, out: Path, stage: str, *overrides: str, **options: Any) -> BaseProcess:
-    """Start the same in a process of its own, which may be killed; the fork server imports torch only once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=train_and_exit, args=(recipe_folder, out, stage, overrides, options))
-    process.start()
-    return process
-
-
-def train_and_exit(
-    recipe_folder: Path, out: Path, stage: str, overrides: tuple[str, ...], options: dict[str, Any]
-) -> None:
-    """Body of `train_apart`: an expected failure becomes its exit code, its message goes to OUT.error."""
-    from sailctl.core.errors import SailctlError
-
-    try:
-        train(recipe_folder, out, stage, *overrides, **options)
-    except SailctlError as error:
-        out.with_suffix(".error").write_text(str(error))
-        raise SystemExit(error.exit_code) from None
-
-
 @dataclass
 class Job:
     """One call of `train` for all ranks of a world; `fails` if every rank is to fail, with OUT.error-RANK to tell."""
@@ -179,13 +157,18 @@ class Job:
     fails: bool = False
 
 
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def start_ranks(
     size: int, recipe_folder: Path, jobs: list[Job], *, ledger: bool = False, slurm: bool = False
 ) -> list[BaseProcess]:
     """Start a world of `size` processes which do `jobs` one after another, as a launcher would start them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     processes, session = [], time.monotonic_ns()

@@ -217,7 +217,8 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     result = world.together(lambda: _result(out, _newest(out), meter.counters))[0]
     if not budget.reached(meter.counters):
         command = call.resume_command or f"the same command with --out {out} --resume"
-        raise Interrupted(f"stopped after step {result.steps}, saved in {result.checkpoint}; go on with: {command}")
+        how = "go on with" if world.size == 1 else "go on, with the same launcher, with"
+        raise Interrupted(f"stopped after step {result.steps}, saved in {result.checkpoint}; {how}: {command}")
     return result
 
 
