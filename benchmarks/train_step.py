@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ import workload
 from torch import nn
 
 from sailctl.core.data.packing import Encoded, Pack
+from sailctl.core.device import pick
 from sailctl.core.model.vlm import VisionLanguageModel
 from sailctl.core.schema.model import ModelConfig
 from sailctl.core.train.loss import pack_loss
@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "padded": lambda: step(lambda batch: workload.padded_loss(ours, batch), batches, ours),
         "packed": lambda: step(lambda pack: pack_loss(ours, pack), packs, ours),
     }
-    ceiling = gemm_ceiling()
+    ceiling = pick("cpu").gemm_flops(torch.float32)
     clock = time.process_time if options.cpu_time else time.perf_counter
     losses = {name: path() / targets for name, path in paths.items()}  # warms up, too
     assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["stock"], losses
@@ -106,17 +106,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def pack_caps(config: ModelConfig) -> tuple[int, int]:
     """Tokens and tiles of a pack: the recipes' 16,384 and 48, the tokens scaled like the lengths."""
     return 16384 * config.tokens_per_tile // workload.FULL_TOKENS_PER_TILE, 48
-
-
-def gemm_ceiling(size: int = 1024, repeats: int = 5) -> float:
-    """FLOP/s of a large square float32 product, the best of a few."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    best = math.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.mm(left, right)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
 
 
 def report(
@@ -150,7 +139,7 @@ def report(
         },
         "samples": len(samples),
         "tokens": tokens,
-        "tokens_shortest_median_longest": [pick([s.num_tokens for s in samples]) for pick in (min, median, max)],
+        "tokens_shortest_median_longest": [of([s.num_tokens for s in samples]) for of in (min, median, max)],
         "tiles_fewest_mean_most": [min(tiles), sum(tiles) / len(tiles), max(tiles)],
         "text_only_share": tiles.count(0) / len(tiles),
         "supervised_share": sum(pack.num_targets for pack in packs) / tokens,
