@@ -20,6 +20,7 @@ from sailctl.core.errors import SailctlError, StorageError, UsageError
 
 SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".json")
 _REFUSED = {
+    errno.EFBIG,
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }

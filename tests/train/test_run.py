@@ -16,7 +16,7 @@ from sailctl.core.errors import DataError, Interrupted, StorageError, TrainingEr
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.model import ModelConfig
 from sailctl.core.train import backend, checkpoint, parents, run
-from tests.helpers_train import Silent, contents, rows, train, write_recipe
+from tests.helpers_train import Silent, contents, rows, train, write_recipe, write_samples
 
 STATE = ("run.json", ".lock")  # what says when and by whom, and so differs
 
@@ -374,7 +374,10 @@ def test_rejects_are_logged_with_their_step_and_counted(tmp_path: Path) -> None:
         }
     )
     samples.write_text(samples.read_text() + f"{broken}\n")
-    result = train(recipe, tmp_path / "out", "alignment", "train.max_steps=null", "train.epochs=2")
+    reporter = Silent()
+    result = train(recipe, tmp_path / "out", "alignment", "train.max_steps=null", "train.epochs=2", reporter=reporter)
+    assert result.rejected == {"placeholder_mismatch": 2}
+    assert f"2 samples were rejected (placeholder_mismatch 2): {tmp_path / 'out' / 'rejects.jsonl'}" in reporter.lines
     rejects = rows(tmp_path / "out", "rejects.jsonl")
     assert [(row["key"], row["epoch"], row["reason"]) for row in rejects] == [
         ("b", 0, "placeholder_mismatch"),
@@ -389,5 +392,18 @@ def test_rejects_are_logged_with_their_step_and_counted(tmp_path: Path) -> None:
 def test_only_broken_samples_end_the_run(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     (recipe / "data" / "samples.jsonl").write_text('{"conversations": []}\n' * 60)
-    with pytest.raises(DataError, match="no_turns"):
+    with pytest.raises(DataError, match=r"50 of 50 samples rejected.*no_turns 50.*listed in the run's rejects.jsonl"):
         train(recipe, tmp_path / "out", "alignment")
+    assert [row["step"] for row in rows(tmp_path / "out", "rejects.jsonl")] == [1] * 50
+    (recipe / "data" / "samples.jsonl").unlink()
+    write_samples(recipe / "data")
+    train(recipe, tmp_path / "out", "alignment")  # no step was made: nothing to resume, nothing to lose
+    assert rows(tmp_path / "out", "rejects.jsonl") == []
+
+
+def test_progress_counts_what_ends_the_run(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe", max_steps=2, max_samples=600)
+    steps, samples = Silent(), Silent()
+    train(recipe, tmp_path / "steps", "alignment", reporter=steps)
+    train(recipe, tmp_path / "samples", "alignment", "train.max_steps=900", "train.max_samples=6", reporter=samples)
+    assert steps.lines[0].endswith("0 of 2 steps") and samples.lines[0].endswith("0 of 6 samples")

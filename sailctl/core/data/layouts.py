@@ -174,7 +174,7 @@ def safe_join(root: str, path: str) -> str:
         inside = path[len(prefix) :]
     parts = inside.replace("\\", "/").split("/")
     if inside.startswith(("/", "\\")) or files.is_url(inside) or "\0" in inside or ".." in _collapsed(parts):
-        raise SampleError("unsafe_path", f"image path {_short(path)} leaves {root}")
+        raise SampleError("unsafe_path", f"image path {_short(path)} leaves {root}; image_root would allow its folder")
     return prefix + posixpath.normpath(inside)
 
 

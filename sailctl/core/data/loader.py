@@ -98,6 +98,7 @@ class Loader:
         self.packs_per_lane = 0  # with the target: chosen before the first step, kept in the state
         self.target: Target | None = None
         self._prefetched: Iterator[Fetched] | None = None
+        self.unreported: list[dict[str, Any]] = []  # rejects of a step that did not come about
 
     @property
     def samples_per_epoch(self) -> int:
@@ -115,6 +116,7 @@ class Loader:
         if self._prefetched is None:
             self._start()
         rejects: list[dict[str, Any]] = []
+        self.unreported = rejects
 
         def on_reject(row: dict[str, Any]) -> None:
             rejects.append(row)
@@ -122,6 +124,7 @@ class Loader:
 
         groups = [lane.next_group(self._pump, on_reject) for lane in self.lanes for _ in range(self.packs_per_lane)]
         packs = [merge(group, self.loss_weighting) for group in groups]
+        self.unreported = []
         return Step(
             packs=packs,
             num_samples=sum(pack.num_samples for pack in packs),
@@ -140,7 +143,7 @@ class Loader:
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         raise DataError(
             f"{rejected} of {seen} samples rejected > data.max_reject_rate {self.data.max_reject_rate} ({counts}); "
-            f"last: {last['source']} {last['key']}: {last['detail']}"
+            f"last: {last['source']} {last['key']}: {last['detail']}; all are listed in the run's rejects.jsonl"
         )
 
     # --- sizes ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +89,15 @@ class Meter:
                 **self._gauge.speed(sizes, seconds),
             },
         }
-        for reject in step.rejects:
-            self._append("rejects.jsonl", {"step": self.counters.steps, **reject})
+        self.log_rejects(step.rejects, self.counters.steps)
         self._append("metrics.jsonl", row)
         self._began = now
         return row
+
+    def log_rejects(self, rejects: Sequence[dict[str, Any]], step: int) -> None:
+        """Append what step number `step` has refused; for a step that ends the run it is all that is left of it."""
+        for reject in rejects:
+            self._append("rejects.jsonl", {"step": step, **reject})
 
     def sync(self) -> None:
         """Make the logs durable: done before each checkpoint, whose step they must reach."""
@@ -137,6 +143,11 @@ def summarise(run_dir: Path) -> Summary:
     if not rows:
         raise DataError(f"{run_dir / 'metrics.jsonl'} is missing or empty, though the run has made steps; restore it")
     return Summary(rows[0]["loss"], rows[-1]["loss"], sum(row["perf"]["seconds"] for row in rows))
+
+
+def count_rejects(run_dir: Path) -> dict[str, int]:
+    """Rejected samples by reason, the commonest first."""
+    return dict(Counter(row["reason"] for row in _rows(run_dir / "rejects.jsonl")).most_common())
 
 
 def _rows(path: Path) -> list[Any]:

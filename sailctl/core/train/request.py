@@ -68,6 +68,7 @@ class TrainRequest:
             "loss_first": result.loss_first,
             "loss_last": result.loss_last,
             "seconds": result.seconds,
+            "rejected": result.rejected,
             "next": next_command(recipe, recipe_dir, out),
         }
 

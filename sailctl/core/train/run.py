@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sailctl.core.errors import Interrupted, UsageError
+from sailctl.core.errors import DataError, Interrupted, UsageError
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import checkpoint as checkpoints
@@ -23,7 +23,7 @@ from sailctl.core.train.checkpoint import Checkpoint
 from sailctl.core.train.gauge import Gauge
 from sailctl.core.train.inputs import build_loader, build_model, make_missing_data, same_stream
 from sailctl.core.train.loop import Job, run_loop
-from sailctl.core.train.meter import Meter, progress_fields, summarise
+from sailctl.core.train.meter import Meter, count_rejects, progress_fields, summarise
 from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.schedule import Budget, Counters
 from sailctl.core.train.signals import stop_signals
@@ -46,6 +46,7 @@ class RunResult:
     loss_first: float
     loss_last: float
     seconds: float
+    rejected: dict[str, int]  # by reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     gauge = Gauge.of(loaded.config, recipe, world.device)
     meter = world.together(lambda: Meter(out, recipe.stage, world, counters, gauge))[0]
     trackers = world.together(lambda: open_trackers(recipe, out, counters.steps) if world.is_first else [])[0]
-    unit, total = ("steps", budget.max_steps) if budget.max_samples is None else ("samples", budget.max_samples)
+    unit, total = budget.counted_in(train.global_batch_samples)
 
     def report(row: dict[str, Any]) -> None:
         for tracker in trackers:
@@ -207,6 +208,9 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     try:
         with stop_signals() as stop_requested:
             run_loop(Job(train, world, backend, loader, budget, meter, save, report, stop_requested))
+    except DataError:
+        meter.log_rejects(loader.unreported, meter.counters.steps + 1)
+        raise
     finally:
         reporter.finish()
         for tracker in trackers:
@@ -215,6 +219,9 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
         loader.close()
     backend.close()
     result = world.together(lambda: _result(out, _newest(out), meter.counters))[0]
+    if result.rejected:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in result.rejected.items())
+        reporter.info(f"{sum(result.rejected.values()):,} samples were rejected ({reasons}): {out / 'rejects.jsonl'}")
     if not budget.reached(meter.counters):
         command = call.resume_command or f"the same command with --out {out} --resume"
         how = "go on with" if world.size == 1 else "go on, with the same launcher, with"
@@ -291,4 +298,5 @@ def _result(out: Path, newest: Checkpoint, counters: Counters) -> RunResult:
         loss_first=summary.loss_first,
         loss_last=summary.loss_last,
         seconds=summary.seconds,
+        rejected=count_rejects(out),
     )

@@ -77,8 +77,13 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def is_empty(run_dir: Path) -> bool:
-    """True when the folder is absent or holds nothing but the lock."""
-    return not run_dir.is_dir() or all(path.name == LOCK for path in run_dir.iterdir())
+    """True when the folder is absent, or holds nothing but the lock or what a run leaves that never made a step."""
+    if not run_dir.is_dir():
+        return True
+    metrics = run_dir / "metrics.jsonl"
+    stillborn = metrics.is_file() and not metrics.stat().st_size and (run_dir / "run.json").is_file()
+    ours = {LOCK, "recipe.yaml", "run.json", "metrics.jsonl", "rejects.jsonl"} if stillborn else {LOCK}
+    return all(path.name in ours for path in run_dir.iterdir())
 
 
 def write_run(run_dir: Path, recipe: Recipe, about: dict[str, Any]) -> None:

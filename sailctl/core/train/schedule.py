@@ -70,6 +70,13 @@ class Budget:
         """True when nothing is left to do."""
         return self.progress(done) >= 1.0
 
+    def counted_in(self, samples_per_step: float) -> tuple[str, int]:
+        """What is best counted on the way to the end, and how many of it: ("steps", n) or ("samples", n)."""
+        if self.max_samples is None or (self.max_steps and self.max_steps * samples_per_step <= self.max_samples):
+            assert self.max_steps is not None  # one of the two is given
+            return "steps", self.max_steps
+        return "samples", self.max_samples
+
     def expected_steps(self, samples_per_step: float) -> int:
         """Steps the run will take when a step holds `samples_per_step` samples; exact where `max_steps` decides."""
         ends = [self.max_steps] if self.max_steps else []
