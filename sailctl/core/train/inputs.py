@@ -39,7 +39,9 @@ def make_missing_data(recipe: Recipe, reporter: Reporter) -> None:
             finally:
                 reporter.finish()
         elif not list_shards(source.path):
-            raise UsageError(f"data source {source.name!r}: nothing at {source.path}; give --data PATH{_how(source)}")
+            there = not is_url(source.path) and Path(source.path).exists()
+            what = "no tar, Parquet, JSONL or JSON file in" if there else "nothing at"
+            raise UsageError(f"data source {source.name!r}: {what} {source.path}; give --data PATH{_how(source)}")
 
 
 def _is_ours_to_make(path: str) -> bool:
@@ -81,7 +83,8 @@ def build_model(
 
 
 def build_loader(recipe: Recipe, loaded: Loaded, world: World) -> Loader:
-    """The recipe's stream of steps, at its beginning: this rank's part of each."""
+    """The recipe's stream of steps, at its beginning: this rank's part of each; for an accelerator, one step ahead."""
+    from sailctl.core.data.ahead import Ahead
     from sailctl.core.data.choose import Costs
     from sailctl.core.data.encode import Encoder
     from sailctl.core.data.loader import Loader
@@ -89,7 +92,8 @@ def build_loader(recipe: Recipe, loaded: Loaded, world: World) -> Loader:
 
     train = recipe.train
     flops = ModelFlops.of(loaded.config, train.trainable)  # packs are the same with and without recomputation
-    return Loader(
+    kind = Loader if world.device.kind == "cpu" else Ahead
+    return kind(
         recipe.data,
         Encoder(loaded.tokenizer, loaded.config, recipe.data),
         seed=recipe.train.seed,
