@@ -60,6 +60,17 @@ def test_a_right_recipe_passes(recipe: Path, weighting: str) -> None:
     assert not Path("runs").exists()
 
 
+def test_other_architectures_pass_too(recipe: Path) -> None:
+    """A sparse model, a tower that drops paths; and a later stage that does not say what its model is built from."""
+    llm = {"kind": "qwen3_moe", "num_experts": 4, "experts_per_token": 2, "moe_intermediate_size": 24, "head_dim": 16}
+    path = recipe / "knowledge.yaml"
+    path.write_text(path.read_text().replace("  tokenizer: recipe:tokenizer\n", ""))
+    shapes = [f"model.config.llm.{key}={value}" for key, value in llm.items()]
+    found = run(recipe, overrides=[*shapes, "model.config.vision.drop_path=0.3", "train.loss_weighting=sample"])
+    assert failed(found) == set() and found["weights"] == "the recipe's first ones"
+    assert measured(found, GRADIENTS) < 1e-4  # worst measured 1.2e-6
+
+
 def whole_pack(q: Any, k: Any, v: Any, cu_seqlens: Any, causal: bool, scale: float) -> torch.Tensor:
     """Attention for which all documents are one."""
     q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))

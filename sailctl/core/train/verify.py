@@ -53,7 +53,7 @@ def verify(
     recipe, recipe_dir = load_recipe(name, stage, overrides, data)
     place = pick(device)
     with tempfile.TemporaryDirectory(prefix="sailctl-verify-") as temporary:
-        recipe, parent = _shortened(recipe, recipe_dir, checkpoint, samples, Path(temporary))
+        recipe, parent = _shortened(recipe, recipe_dir, overrides, checkpoint, samples, Path(temporary))
         make_missing_data(recipe, reporter)
         reporter.start(f"{recipe.name} {stage}: packs against single samples", 2, unit="parts")
         try:
@@ -91,7 +91,7 @@ def table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _shortened(
-    recipe: Recipe, recipe_dir: Path, checkpoint: str | None, samples: int, temporary: Path
+    recipe: Recipe, recipe_dir: Path, overrides: list[str], checkpoint: str | None, samples: int, temporary: Path
 ) -> tuple[Recipe, parents.Parent | None]:
     """The recipe with a few small steps, data that are there, and what it starts from."""
     raw = recipe.model_dump(mode="json")
@@ -112,9 +112,10 @@ def _shortened(
         if recipe.stage == "anneal":
             raise UsageError("anneal branches off a run; give --checkpoint RUN, or verify the trunk's own stage")
         raw["parent"] = None
-        first = recipe_stages(str(recipe_dir))[0] if recipe.parent is not None else recipe.stage
-        if first != recipe.stage:
-            raw["model"] = load_recipe(str(recipe_dir), first)[0].model.model_dump(mode="json")
+        if recipe.parent is not None and not (recipe.model.tokenizer or recipe.model.llm_weights):
+            # a later stage need not say what a model is built from; the recipe's first one does
+            first, shapes = recipe_stages(str(recipe_dir))[0], [one for one in overrides if one.startswith("model.")]
+            raw["model"] = load_recipe(str(recipe_dir), first, shapes)[0].model.model_dump(mode="json")
     short = Recipe.model_validate(raw)
     return (parents.follow_trunk(short, parent) if short.stage == "anneal" else short), parent
 
