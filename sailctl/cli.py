@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any
 import typer
 
 from sailctl import commands
-from sailctl.core.errors import SailctlError
+from sailctl.core.errors import Interrupted, SailctlError
 
 # The order of the work, which is the order of `sailctl --help`. The module of a command holds a function of its name.
 COMMANDS = {
@@ -29,6 +31,9 @@ COMMANDS = {
     "doctor": "Helpers",
 }
 
+# Of any option or command; Typer has no name of its own for it.
+UsageMistake: type[Any] = typer.BadParameter.__mro__[1]
+
 # Boxes and colours are for terminals. Loading them takes longer than all the rest of --help, so a pipe gets plain text.
 _on_terminal = sys.stdout is not None and sys.stdout.isatty()
 
@@ -38,18 +43,19 @@ app = typer.Typer(
     epilog="Start with: sailctl doctor, then sailctl pretrain --stage alignment",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich" if _on_terminal else None,
     pretty_exceptions_enable=False,  # its tracebacks print local variables, which may hold what belongs in no log
 )
 
 
-def print_error(message: str) -> None:
+def print_error(message: str, *, label: str = "error", style: str = "bold red") -> None:
     """Print the one line a failure is allowed, on standard error, with a red "error:" on a terminal."""
     from rich.console import Console
     from rich.text import Text
 
     line = " ".join(message.split())
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), line))
+    Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{label}: ", style), line))
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +66,10 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
+        except Interrupted as stop:
+            if not stop.told:
+                print_error(str(stop), label="interrupted", style="bold")
+            raise typer.Exit(stop.exit_code) from None
         except SailctlError as error:
             if not error.told:
                 print_error(str(error))
@@ -70,7 +80,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             print_error(f"{error.filename}: {error.strerror}; check its permissions")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            print_error("interrupted")
+            print_error("this command did not finish", label="interrupted", style="bold")
             raise typer.Exit(130) from None
 
     return run
@@ -105,10 +115,38 @@ register(app)
 
 
 def main() -> None:
-    """The console script. A closed pipe ends it quietly."""
+    """The console script: what Typer calls a usage error is one line, too, and a closed pipe ends it quietly."""
+    code: int | None = 130
+    atexit.register(lambda: _leave_interrupted() if code == 130 else None)
     try:
-        app()
+        code = app(standalone_mode=False)
+    except UsageMistake as error:
+        code = 2
+        if sys.argv[1:]:
+            print_usage_mistake(error)
+        else:  # the help, which Typer raises as an error where nothing was asked
+            error.show()  # type: ignore[attr-defined]
     except BrokenPipeError:
         # Python would complain once more when it flushes standard output at exit.
         sys.stdout = None  # type: ignore[assignment]
-        sys.exit(1)
+        code = 1
+    except (KeyboardInterrupt, typer.Abort):
+        pass
+    except BaseException:
+        code = 1
+        raise
+    sys.exit(code)
+
+
+def print_usage_mistake(error: Any) -> None:
+    """One line for a missing, unknown or misread option or command, and where the right ones are listed."""
+    command = error.ctx.command_path if getattr(error, "ctx", None) is not None else "sailctl"
+    print_error(f"{error.format_message().strip().rstrip('.')}; see: {command} --help")
+
+
+def _leave_interrupted() -> None:
+    """End with 130 in any case: where Ctrl-C met a library amid `exec`, Python would otherwise end as by a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(130)

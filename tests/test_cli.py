@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,16 @@ class TestHelp:
         for name in typer.main.get_command(cli.app).commands:  # type: ignore[attr-defined]
             assert f" {name} " in text
 
+    @pytest.mark.parametrize("name", cli.COMMANDS)
+    def test_examples_survive_pasting(self, name: str) -> None:
+        text = typer.main.get_command(cli.app).commands[name].help  # type: ignore[attr-defined]
+        for line in text.partition("Examples")[2].splitlines():
+            assert len(line.strip()) < 76, f"{name}: help would wrap {line.strip()!r}"
+
+    def test_short_option(self) -> None:
+        assert sailctl("-h").stdout == sailctl("--help").stdout
+        assert "--prompt" in sailctl("chat", "-h").stdout
+
     def test_without_arguments_helps(self) -> None:
         done = sailctl()
         assert done.returncode == 2 and "Usage: " in done.stderr and "pretrain" in done.stderr
@@ -76,10 +87,10 @@ class TestFailures:
             (
                 MissingExtra("ray", "ray"),
                 2,
-                "error: ray is not installed; install it with: pip install 'sailctl[ray]'\n",
+                f"error: ray is not installed; install it with: pip install -e '{ROOT}[ray]'\n",
             ),
-            (Interrupted("saved at step 3"), 130, "error: saved at step 3\n"),
-            (KeyboardInterrupt(), 130, "error: interrupted\n"),
+            (Interrupted("saved at step 3"), 130, "interrupted: saved at step 3\n"),
+            (KeyboardInterrupt(), 130, "interrupted: this command did not finish\n"),
             (
                 PermissionError(errno.EACCES, "Permission denied", "/runs/x"),
                 1,
@@ -95,9 +106,33 @@ class TestFailures:
         result = CliRunner().invoke(app_raising(ZeroDivisionError("ours")), [])
         assert isinstance(result.exception, ZeroDivisionError)
 
-    def test_unknown_command_and_option_are_usage_errors(self) -> None:
-        assert sailctl("pretrian").returncode == 2
-        assert sailctl("doctor", "--recipee", "tiny").returncode == 2
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [
+            (["pretrian"], r"error: No such command 'pretrian'.*see: .*sailctl --help"),
+            (["doctor", "--recipee", "tiny"], r"error: No such option: --recipee.*see: .*sailctl doctor --help"),
+            (["pretrain"], r"error: Missing option '--stage'; see: .*sailctl pretrain --help"),
+            (["bench", "--samples", "few"], r"error: Invalid value for '--samples'.*see: .*sailctl bench --help"),
+        ],
+    )
+    def test_usage_errors_are_one_line(self, words: list[str], line: str) -> None:
+        done = sailctl(*words)
+        assert (done.returncode, done.stdout) == (2, "") and re.fullmatch(line + "\n", done.stderr)
+
+    @pytest.mark.parametrize("module", ["sailctl.cli", "torch"])
+    def test_an_early_ctrl_c_ends_with_its_exit_code(self, module: str) -> None:
+        """Ctrl-C while a module is looked for, inside an `exec` of text, which Python answers with a signal's end."""
+        code = (
+            "import os, signal, sys, sailctl.__main__ as entry\n"
+            "class Stop:\n"
+            "    def find_spec(self, name, *_):\n"
+            f"        if name == {module!r}: exec('os.kill(os.getpid(), signal.SIGINT)')\n"
+            "sys.meta_path.insert(0, Stop())\n"
+            "sys.argv = ['sailctl', 'chat', '--prompt', 'q']\n"
+            "entry.main()"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 130 and "Traceback" not in done.stderr
 
     def test_a_closed_pipe_is_quiet(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -185,6 +220,11 @@ class TestDoctor:
         assert rows["total"] == ["1,856,388,608", "1,856.4M"]
         assert rows["projector"] == ["8,662,016", "8.7M"]
         assert rows["alignment"][0] == "8,662,016" and rows["advance"][0] == "312,674,304"
+
+    def test_set_alone_is_of_the_embedded_recipe(self) -> None:
+        done = sailctl("doctor", "--set", "train.trainable=[llm]", "--json", "--device", "cpu")
+        counted = json.loads(done.stdout)["recipe"]
+        assert counted["recipe"] == "tiny" and counted["trainable"]["alignment"] == counted["parameters"]["llm"]
 
     def test_unknown_recipe_lists_the_known_ones(self) -> None:
         done = sailctl("doctor", "--recipe", "sail-vl-2", "--json")

@@ -267,6 +267,8 @@ class TestRefusals:
             ("train.seed=-1", "train.seed = -1: input should be greater than or equal to 0"),
             ("bench.seed=-1", "bench.seed = -1: input should be greater than or equal to 0"),
             ("train.schedule=cosin", "input should be 'constant', 'cosine' or 'linear_to_zero'"),
+            ("train=1", "--set train: train is a section; set one of its keys: trainable, global_batch_samples"),
+            ("data.sources.0=1", "--set data.sources.0: data.sources.0 is a section; set one of its keys: name"),
             ("train.lr.x=1", "--set train.lr.x: 'train.lr' is the value"),
             ("data.sources.7.weight=1", "'7' should be the number of one of 1 items"),
             ("train.lr", "should be KEY=VALUE"),
@@ -277,6 +279,11 @@ class TestRefusals:
     def test_overrides(self, mine: Path, override: str, expected: str) -> None:
         mine.write_text(MINIMAL + "train: {lr: 0.001}\n")
         assert expected in refusal(str(mine), "alignment", override)
+
+    def test_the_override_that_is_wrong_is_named(self, mine: Path) -> None:
+        mine.write_text(MINIMAL + "train: {lr: 0.001}\n")
+        message = refusal(str(mine), "alignment", "train.max_steps=3", "train=1")
+        assert message.startswith("--set train: train is a section")
 
     @pytest.mark.parametrize(
         ("text", "expected"),

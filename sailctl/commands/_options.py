@@ -46,6 +46,15 @@ CheckpointOpt = Annotated[
     ),
 ]
 
+MeasuredCheckpointOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="A run, a checkpoint, or a foreign model folder; without it the newest completed stage of runs/tiny.",
+        metavar="PATH",
+    ),
+]
+
 OutOpt = Annotated[
     Path | None,
     typer.Option("--out", help="Folder the results are written to.", metavar="PATH"),

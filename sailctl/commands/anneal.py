@@ -34,7 +34,7 @@ def anneal(
 
     $ sailctl anneal
 
-    $ sailctl anneal --checkpoint runs/trunk/checkpoints/step-00008000 --set train.max_samples=2e6 --out runs/branch
+    $ sailctl anneal --checkpoint runs/trunk --set train.max_samples=2e6
     """
     from sailctl.commands import output
     from sailctl.core.train.plan import describe_plan

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sailctl.commands._options import CheckpointOpt, DeviceOpt, DryRunOpt, JsonOpt, OutOpt
+from sailctl.commands._options import DeviceOpt, DryRunOpt, JsonOpt, MeasuredCheckpointOpt
+
+BenchOutOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder of the results; by default bench/ in the run, or runs/bench/NAME-HASH for a foreign model folder.",
+        metavar="PATH",
+    ),
+]
 
 
 def bench(
     suite: Annotated[str, typer.Option("--suite", help="Which questions: synth (ten held-out tasks).")] = "synth",
-    checkpoint: CheckpointOpt = None,
-    out: OutOpt = None,
+    checkpoint: MeasuredCheckpointOpt = None,
+    out: BenchOutOpt = None,
     samples: Annotated[
         int | None, typer.Option("--samples", help="Questions a task; without it the recipe's number.", min=1)
     ] = None,
@@ -28,12 +38,10 @@ def bench(
 
     Examples
 
-    $ sailctl bench --suite synth --checkpoint runs/tiny/preference
+    $ sailctl bench --checkpoint runs/tiny/preference
 
-    $ sailctl bench --suite synth --checkpoint path/to/InternVL --out bench/internvl --samples 50 --json
+    $ sailctl bench --checkpoint path/to/InternVL --out results --samples 50
     """
-    from pathlib import Path
-
     from sailctl.commands import output
     from sailctl.core.bench.lineage import bench_config, check_suite, default_out, report_folder
     from sailctl.core.bench.run import bench as run_bench
@@ -49,7 +57,7 @@ def bench(
         if json:
             output.emit_json(planned)
         else:
-            output.emit_table("plan", ["what", ""], [[key, str(value)] for key, value in planned.items()])
+            output.emit_table("plan", ["setting", "value"], [[key, str(value)] for key, value in planned.items()])
         return
     with output.Reporter(json=json) as reporter:
         results = run_bench(path, config, folder, device, reporter, baselines=baselines)

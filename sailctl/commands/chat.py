@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sailctl.commands._options import DeviceOpt, JsonOpt
+from sailctl.commands._options import DeviceOpt, JsonOpt, MeasuredCheckpointOpt
 
-AskedCheckpointOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint",
-        help="A run, a checkpoint, or a foreign model folder; without it the newest completed stage of runs/tiny.",
-        metavar="PATH",
-    ),
-]
 ImageOpt = Annotated[
     list[Path] | None,
     typer.Option("--image", help="A picture to show before the prompt; repeatable.", metavar="FILE"),
@@ -34,7 +26,7 @@ TemperatureOpt = Annotated[float, typer.Option("--temperature", help="0 is greed
 
 
 def chat(
-    checkpoint: AskedCheckpointOpt = None,
+    checkpoint: MeasuredCheckpointOpt = None,
     image: ImageOpt = None,
     prompt: PromptOpt = None,
     max_new_tokens: MaxNewTokensOpt = 256,
@@ -48,7 +40,7 @@ def chat(
 
     $ sailctl chat --image photo.jpg
 
-    $ sailctl chat --checkpoint runs/tiny/advance --image chart.png --prompt "Which bar is highest?" --json
+    $ sailctl chat --image chart.png --prompt "Which bar is highest?" --json
     """
     from sailctl.commands import output
     from sailctl.core.engines.chat import as_json, ask

@@ -10,14 +10,18 @@ from sailctl.commands._options import DeviceOpt, JsonOpt, SetOpt
 
 SizedRecipeOpt = Annotated[
     str | None,
-    typer.Option("--recipe", help="Recipe name, folder or YAML file whose model is counted.", metavar="NAME|PATH"),
+    typer.Option(
+        "--recipe",
+        help="Recipe name, folder or YAML file whose model is counted; 'tiny' where there is only --set.",
+        metavar="NAME|PATH",
+    ),
 ]
 
 
 def doctor(
     recipe: SizedRecipeOpt = None, set_: SetOpt = None, device: DeviceOpt = "auto", json: JsonOpt = False
 ) -> None:
-    """Look at this machine and installation; with --recipe, count a model's parameters without its weights.
+    """Look at this machine and installation; with --recipe or --set, count a model's parameters without its weights.
 
     Examples
 
@@ -29,9 +33,10 @@ def doctor(
 
     from sailctl.commands import output
     from sailctl.core.environment import EXTRAS, describe_environment
+    from sailctl.core.errors import install_command
 
     found = describe_environment(device, Path.cwd())
-    if recipe is not None:
+    if recipe is not None or set_:
         from sailctl.core.model.count import recipe_sizes
 
         found["recipe"] = recipe_sizes(recipe, set_)
@@ -49,14 +54,14 @@ def doctor(
         "extras",
         ["extra", "version", "brings", "install with"],
         [
-            [name, version or "absent", EXTRAS[name][1], "" if version else f"pip install 'sailctl[{name}]'"]
+            [name, version or "absent", EXTRAS[name][1], "" if version else install_command(name)]
             for name, version in found["extras"].items()
         ],
     )
     disk, threads = found["disk"], found["threads"]
     output.emit_text(f"disk: {output.as_size(disk['free_bytes'])} free in {disk['path']}")
     output.emit_text(f"cores: {threads['cores']}, OMP_NUM_THREADS: {threads['OMP_NUM_THREADS'] or 'not set'}")
-    if recipe is None:
+    if "recipe" not in found:
         output.next_command("sailctl pretrain --stage alignment")
         return
     sizes = found["recipe"]

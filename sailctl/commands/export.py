@@ -11,7 +11,11 @@ from sailctl.commands._options import JsonOpt
 
 ExportedCheckpointOpt = Annotated[
     str,
-    typer.Option("--checkpoint", help="A run, a checkpoint, or a foreign model folder.", metavar="PATH"),
+    typer.Option(
+        "--checkpoint",
+        help="A run, a checkpoint, or the local folder of a foreign model; hub names are not fetched.",
+        metavar="PATH",
+    ),
 ]
 FormatOpt = Annotated[
     str,
@@ -29,9 +33,9 @@ def export(checkpoint: ExportedCheckpointOpt, out: NewFolderOpt, format: FormatO
 
     Examples
 
-    $ sailctl export --checkpoint runs/tiny/preference --format transformers --out exported
+    $ sailctl export --checkpoint RUN --format transformers --out exported
 
-    $ sailctl export --checkpoint OpenGVLab/InternVL2_5-1B --format sailctl --out weights
+    $ sailctl export --checkpoint models/InternVL --format sailctl --out ours
     """
     from sailctl.commands import output
     from sailctl.core.model.export import export as write

@@ -71,7 +71,7 @@ def plan(
 
     $ sailctl plan --recipe sail-vl-2b --lengths lengths.csv --mfu 0.5
 
-    $ sailctl plan --recipe sail-vl-2b --stage sft --lengths lengths.csv --ranks 64 --packs packs.jsonl
+    $ sailctl plan --stage sft --lengths lengths.csv --ranks 64 --packs p.jsonl
     """
     from sailctl.commands import output
     from sailctl.core.train.forecast import PlanRequest, describe_plan

@@ -44,7 +44,7 @@ def pretrain(
 
     $ sailctl pretrain --stage alignment
 
-    $ sailctl pretrain --stage advance --recipe sail-vl-2b --data shards/ --out runs/trunk --resume
+    $ sailctl pretrain --stage advance --data shards/ --out runs/trunk --resume
     """
     from sailctl.commands import output
     from sailctl.core.train.plan import describe_plan

@@ -7,14 +7,19 @@ from typing import Annotated
 
 import typer
 
-from sailctl.commands._options import JsonOpt, OutOpt
+from sailctl.commands._options import JsonOpt
+
+PageOpt = Annotated[
+    Path | None,
+    typer.Option("--out", help="The page to write: a file; a folder gets report.html in it.", metavar="PATH"),
+]
 
 
 def report(
     runs: Annotated[
         Path, typer.Option("--runs", help="Folder that holds the runs of a recipe.", metavar="PATH")
     ] = Path("runs/tiny"),
-    out: OutOpt = None,
+    out: PageOpt = None,
     seconds: Annotated[
         float | None,
         typer.Option("--seconds", help="Wall-clock time of the whole, for the summary.", min=0),
@@ -33,7 +38,7 @@ def report(
     from sailctl.core.report.page import write_report
     from sailctl.core.report.summary import SUMMARY, write_summary
 
-    page = write_report(runs, out or runs / "report.html")
+    page = write_report(runs, out or runs)
     summary = write_summary(runs, seconds=seconds)
     if json:
         output.emit_json({"report": page, "summary": runs / SUMMARY, **summary})

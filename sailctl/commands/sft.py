@@ -42,7 +42,7 @@ def sft(
 
     $ sailctl sft --stage knowledge
 
-    $ sailctl sft --stage instruction --data samples.jsonl --set train.lr=2e-5 --out runs/mine
+    $ sailctl sft --stage instruction --data mine.jsonl --set train.lr=2e-5
     """
     from sailctl.commands import output
     from sailctl.core.train.plan import describe_plan

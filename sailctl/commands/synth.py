@@ -59,7 +59,7 @@ def synth(
 
     $ sailctl synth --out data/demo --samples 5000 --preview demo.png
 
-    $ sailctl synth --out data/words --tasks caption,ocr_word=3 --levels 2,3 --size 448 --format parquet --workers 4
+    $ sailctl synth --out data/words --tasks caption,ocr_word=3 --levels 2,3
     """
     from sailctl.commands import output
     from sailctl.core.data.synth.request import SynthRequest

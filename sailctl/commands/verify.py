@@ -28,7 +28,7 @@ def verify(
 
     $ sailctl verify
 
-    $ sailctl verify --recipe sail-vl-2b --stage advance --checkpoint runs/sail-vl-2b/alignment --samples 64 --json
+    $ sailctl verify --recipe sail-vl-2b --stage advance --samples 64 --json
     """
     from sailctl.commands import output
     from sailctl.core.train.verify import table

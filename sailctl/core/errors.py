@@ -46,7 +46,26 @@ class MissingExtra(UsageError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install 'sailctl[{extra}]'")
+        super().__init__(f"{package} is not installed; install it with: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """How to add one of the package's extras: from the folder sailctl came from where there is one."""
+    import json  # all of this only where something is missing: every command loads this file
+    from importlib import metadata
+    from pathlib import Path
+    from urllib.parse import unquote, urlsplit
+
+    here = Path(__file__).resolve().parents[2]
+    if (here / "pyproject.toml").is_file():  # a checkout, installed editable or run as it is
+        return f"pip install -e '{here}[{extra}]'"
+    try:
+        origin = json.loads(metadata.distribution("sailctl").read_text("direct_url.json") or "{}")  # PEP 610
+    except (metadata.PackageNotFoundError, ValueError):
+        origin = {}
+    if "dir_info" in origin and (folder := Path(unquote(urlsplit(origin["url"]).path))).is_dir():
+        return f"pip install '{folder}[{extra}]'"
+    return f"pip install 'sailctl[{extra}]', or from a clone: pip install '.[{extra}]'"
 
 
 class SampleError(Exception):

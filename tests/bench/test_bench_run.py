@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sailctl.core.bench.suite_synth import TASKS
 from sailctl.core.bench.untrained import untrained_model
 from sailctl.core.device import pick
 from sailctl.core.engines.local import Completion, LocalEngine, Request
+from sailctl.core.errors import Interrupted, UsageError
 from sailctl.core.model.weights import init_model, load_model
 from sailctl.core.schema.bench import BenchConfig
 from sailctl.core.schema.model import ModelSection
@@ -147,6 +149,37 @@ def test_a_killed_bench_goes_on_with_what_it_had(checkpoint: Path, tmp_path: Pat
     assert sorted(predictions.read_text().splitlines(keepends=True)) == sorted(lines)
 
 
+def test_another_models_results_are_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+    out, cache, other = tmp_path / "bench", tmp_path / "cache", tmp_path / "other"
+    tiny_checkpoint(other, seed=1)
+    config = CONFIG.model_copy(update={"samples": 1})
+    bench(checkpoint, config, out, "cpu", baselines=False, cache=cache)
+    before = (out / "results.json").read_bytes(), (out / "predictions.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=rf"holds the results of {checkpoint} .*, not of {other} .*another --out"):
+        bench(other, config, out, "cpu", baselines=False, cache=cache)
+    assert before == ((out / "results.json").read_bytes(), (out / "predictions.jsonl").read_bytes())
+    (tmp_path / "moved").symlink_to(checkpoint)
+    bench(tmp_path / "moved", config, out, "cpu", baselines=False, cache=cache)  # the same weights under another name
+
+
+def test_a_run_that_went_on_is_scored_again(family: Path, tmp_path: Path) -> None:
+    config = bench_config(family, samples=1)
+    first = bench(family, config, family / "bench", "cpu", baselines=False, cache=tmp_path / "cache")
+    tiny_checkpoint(family / "checkpoints/step-00000030/weights", seed=1)
+    (family / "latest").write_text("step-00000030")
+    second = bench(family, config, family / "bench", "cpu", baselines=False, cache=tmp_path / "cache")
+    assert first["weights"] != second["weights"]
+
+
+def test_ctrl_c_says_what_is_kept(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalEngine, "generate", stop)
+    with pytest.raises(Interrupted, match=r"kept in .*; the same command asks only the others"):
+        bench(checkpoint, CONFIG, tmp_path / "bench", "cpu", cache=tmp_path / "cache")
+
+
 def test_stages_of_one_lineage_share_the_untrained_answers(family: Path, tmp_path: Path, asked: list[Request]) -> None:
     cache = tmp_path / "cache"
     config = bench_config(family)
@@ -178,7 +211,10 @@ def test_where_a_checkpoint_comes_from(family: Path, checkpoint: Path, monkeypat
     assert root_run(checkpoint) is None
     assert default_out(family) == family / "bench"
     assert default_out(step) == family / "bench-step-00000020"
-    assert default_out(checkpoint) == Path("runs/bench") / checkpoint.parent.name
+    assert re.fullmatch(rf"runs/bench/{checkpoint.parent.name}-[0-9a-f]{{6}}", str(default_out(checkpoint)))
+    assert (
+        default_out(checkpoint) == default_out(checkpoint.parent) != default_out(Path("other", *checkpoint.parts[1:]))
+    )
     assert bench_config(family, samples=7).samples == 7
     assert bench_config(checkpoint) == BenchConfig()
     monkeypatch.chdir(family.parents[1])

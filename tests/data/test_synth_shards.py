@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from typer.testing import CliRunner
 
 from sailctl.cli import app
 from sailctl.core.data.sources import open_source
-from sailctl.core.data.synth import TASKS, generate, item_to_record, write_shards
+from sailctl.core.data.synth import TASKS, generate, item_to_record, shards, write_shards
+from sailctl.core.data.synth.layouts import write_part
 from sailctl.core.errors import StorageError, UsageError
 from sailctl.core.schema.data import SourceConfig, SynthConfig
 
@@ -198,6 +200,19 @@ def test_wrong_specifications_are_named(tmp_path: Path, changes: dict[str, Any],
     assert not (tmp_path / "a").exists()
 
 
+def interrupted_after(parts: int) -> Callable[[Any], int]:
+    """`write_part` with Ctrl-C pressed after so many parts."""
+    done = []
+
+    def write(part: Any) -> int:
+        if len(done) == parts:
+            raise KeyboardInterrupt
+        done.append(part)
+        return write_part(part)
+
+    return write
+
+
 class TestCommand:
     """`sailctl synth` as its user sees it."""
 
@@ -231,6 +246,7 @@ class TestCommand:
             (("--format", "zip"), "unknown synth format 'zip'"),
             (("--lang", "zh", "--tasks", "ocr_word"), "--font"),
             (("--font", "/absent.ttf"), "/absent.ttf"),
+            (("--preview", "p.txt"), "the contact sheet is a PNG; call it p.png"),
         ],
     )
     def test_wrong_options_end_with_one_line_and_code_2(
@@ -239,6 +255,25 @@ class TestCommand:
         result = self.run("--out", tmp_path / "a", "--samples", 5, *arguments, code=2)
         assert message in result.stderr and result.stderr.count("error:") == 1 and not result.stdout
         assert not list(tmp_path.iterdir())
+
+    def test_a_refused_folder_leaves_no_preview(self, tmp_path: Path) -> None:
+        (tmp_path / "e").mkdir()
+        (tmp_path / "e/mine.txt").write_text("mine")
+        result = self.run("--out", tmp_path / "e", "--samples", 5, "--preview", tmp_path / "p.png", code=2)
+        assert "not a synth data set" in result.stderr and not (tmp_path / "p.png").exists()
+
+    def test_ctrl_c_says_what_is_kept_and_a_rerun_completes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = ("--out", tmp_path / "a", "--samples", 1002, "--tasks", "math", "--levels", 1, "--size", 112)
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "write_part", interrupted_after(1))
+            result = self.run(*options, code=130)
+        assert (
+            result.stderr.startswith("interrupted: complete shards are kept in") and "1,000 of 1,002" in result.stderr
+        )
+        assert "makes the rest" in result.stderr
+        assert "1,002 samples written" in self.run(*options).stdout
 
     def test_nothing_to_write_is_said(self) -> None:
         assert "--out" in self.run("--samples", 5, code=2).stderr

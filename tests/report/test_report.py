@@ -154,13 +154,11 @@ def test_a_quick_bench_has_no_baselines(runs: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_broken_is_named(runs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nowhere: is not a folder"):
-        read_runs(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"runs/tiny: is no folder; .*--runs, or train .*--stage alignment$"):
+        read_runs(tmp_path / "runs/tiny")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no run"):
         read_runs(tmp_path / "empty")
-    with pytest.raises(UsageError, match="is a folder"):
-        write_report(runs, tmp_path)
     results = runs / "advance/bench/results.json"
     results.write_text("{")
     with pytest.raises(DataError, match=re.escape(str(results))):
@@ -168,9 +166,29 @@ def test_what_is_missing_or_broken_is_named(runs: Path, tmp_path: Path) -> None:
     results.write_text("{}")
     with pytest.raises(DataError, match="key 'overall' is missing"):
         read_runs(runs)
+    good = json.loads((runs / "preference/bench/results.json").read_text())
+    for place, key, value in (
+        ("overall", "ci95", 0.5),
+        ("overall", "score", "high"),
+        ("overall", "n", None),
+        ("chart", "blind", []),
+        ("chart", "ci95", [0.1]),
+    ):
+        broken = json.loads(json.dumps(good))
+        (broken["overall"] if place == "overall" else broken["tasks"][place])[key] = value
+        results.write_text(json.dumps(broken))
+        with pytest.raises(DataError, match=rf"{place}: key '{key}' is missing or malformed; run sailctl bench"):
+            read_runs(runs)
     (runs / "advance/metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(DataError, match="key 'loss' is missing"):
         read_runs(runs)
+
+
+def test_a_folder_gets_the_page_in_it(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    assert write_report(runs, tmp_path / "there") == tmp_path / "there/report.html"
+    assert write_report(runs, tmp_path / "new") == tmp_path / "new/report.html"
+    assert write_report(runs, tmp_path / "mine.html") == tmp_path / "mine.html"
 
 
 def test_a_torn_last_line_of_metrics_is_left_out(runs: Path) -> None:

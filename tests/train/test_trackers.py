@@ -23,9 +23,7 @@ def test_numbers_of_a_row_by_tag() -> None:
 def test_an_absent_tracker_names_its_extra(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = write_recipe(tmp_path / "recipe")
     monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        MissingExtra, match=rf"^{name} is not installed; install it with: pip install 'sailctl\[{name}\]'"
-    ):
+    with pytest.raises(MissingExtra, match=rf"^{name} is not installed; install it with: pip install .*\[{name}\]'"):
         train(recipe, tmp_path / "run", "alignment", f"train.trackers=[{name}]")
     assert not (tmp_path / "run").exists(), "refused before anything was made"
 

@@ -6,6 +6,7 @@ checkpoints on the way may be gone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -69,11 +70,14 @@ def bench_config(checkpoint: Path, *, samples: int | None = None, seed: int | No
 
 
 def default_out(checkpoint: Path) -> Path:
-    """`bench` in the checkpoint's run, `bench-STEP` for one checkpoint of it, `runs/bench/NAME` for a model folder."""
+    """`bench` in the checkpoint's run, `bench-STEP` for one checkpoint of it, `runs/bench/NAME-HASH` for another model.
+
+    The hash is of the folder's path: two model folders of one name keep their results apart.
+    """
     run, path = run_of(checkpoint), checkpoint.resolve()
-    if run is None:
-        return Path("runs/bench") / (path.name if path.name != "weights" else path.parent.name)
     step = path if path.name != "weights" else path.parent
+    if run is None:
+        return Path("runs/bench") / f"{step.name}-{hashlib.blake2b(str(step).encode(), digest_size=3).hexdigest()}"
     name = "bench" if step == run else f"bench-{step.name}"
     return checkpoint / name if path == run else run / name
 

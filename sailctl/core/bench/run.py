@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from sailctl.core.bench.lineage import default_out, run_of
 from sailctl.core.bench.predict import PredictionStore, Reporter, fingerprint, predict
 from sailctl.core.bench.statistics import difference, score_flat_mean, score_graded, score_yes_no
 from sailctl.core.bench.suite_synth import TASKS, Item, Task, chance, load_items, scorer
 from sailctl.core.bench.untrained import untrained_model
+from sailctl.core.errors import Interrupted, UsageError
 from sailctl.core.files import atomic_write, write_json
 from sailctl.core.records import Score
 from sailctl.core.schema.bench import BenchConfig
@@ -39,8 +41,24 @@ def bench(
     """Score `checkpoint` on `config.suite` and write results under `out`; returns what results.json holds.
 
     `baselines=False` leaves `untrained` and `blind` null: one pass over the questions instead of three. `cache` keeps
-    the answers of untrained models by the hash of their weights. Raises CheckpointError for an unusable checkpoint.
+    the answers of untrained models by the hash of their weights. Raises CheckpointError for an unusable checkpoint,
+    UsageError where `out` holds another model's results, Interrupted at Ctrl-C, which loses a chunk of answers at most.
     """
+    try:
+        return _bench(checkpoint, config, out, device, reporter, baselines, cache)
+    except KeyboardInterrupt:
+        raise Interrupted(f"the answers so far are kept in {out}; the same command asks only the others") from None
+
+
+def _bench(
+    checkpoint: Path | str,
+    config: BenchConfig,
+    out: Path,
+    device: str,
+    reporter: Reporter | None,
+    baselines: bool,
+    cache: Path,
+) -> dict[str, Any]:
     from sailctl.core.device import pick
     from sailctl.core.engines.local import LocalEngine
     from sailctl.core.model.weights import load_model
@@ -55,6 +73,7 @@ def bench(
 
     loaded = load_model(checkpoint, device=place, dtype=dtype)
     weights = fingerprint(loaded)
+    _refuse_anothers(out, checkpoint, weights)
     store = PredictionStore(out / "predictions.jsonl")
     engine = LocalEngine(loaded.model, loaded.tokenizer, place, batch_size=config.batch_size)
     answers = {"score": predict(engine, items, store, weights=weights, label="bench", **limits)}
@@ -93,6 +112,24 @@ def bench(
     results["perf"] = {"seconds": round(time.perf_counter() - began, 3)}
     write_json(out / "results.json", results)
     return results
+
+
+def _refuse_anothers(out: Path, checkpoint: Path | str, weights: str) -> None:
+    """Raise UsageError where `out` holds results of other weights; a run's own folder follows the run as it goes on."""
+    path = out / "results.json"
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        held, held_weights = str(found["checkpoint"]), str(found["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: is no result file of a bench; choose another --out, or remove it") from None
+    own = run_of(Path(checkpoint)) is not None and out.resolve() == default_out(Path(checkpoint)).resolve()
+    if held_weights != weights and not own:
+        raise UsageError(
+            f"{path}: holds the results of {held} (weights {held_weights[:8]}), not of {checkpoint} (weights "
+            f"{weights[:8]}); choose another --out, or remove {out}"
+        )
 
 
 def plan(checkpoint: Path, config: BenchConfig, out: Path, *, baselines: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sailctl.core.engines.local import MAX_IMAGE_PIXELS, Completion, LocalEngine
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.model.lookup import newest_stage
 from sailctl.core.model.weights import load_model
-from sailctl.core.records import Turn
+from sailctl.core.records import IMAGE_PLACEHOLDER, Turn
 
 DESCRIBE = "Describe the image in detail."
 
@@ -38,8 +39,13 @@ def ask(
         raise UsageError("nothing to answer: give --prompt, --image, or both")
     if max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
-    if temperature < 0:
-        raise UsageError(f"--temperature {temperature}: must be 0 (greedy) or more")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UsageError(f"--temperature {temperature}: must be 0 (greedy) or a finite number above")
+    if (shown := (prompt or "").count(IMAGE_PLACEHOLDER)) not in (0, len(image_files)):
+        raise UsageError(
+            f"--prompt shows {shown} {IMAGE_PLACEHOLDER}, --image was given {len(image_files)} times; give one --image "
+            f"for each {IMAGE_PLACEHOLDER}"
+        )
     pictures = tuple(_read(path) for path in image_files)
     if checkpoint is None:
         found = newest_stage()

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.errors import UsageError
 from sailctl.core.files import atomic_write
 from sailctl.core.report.plots import loss_curves, short_count, stage_scores
 from sailctl.core.report.read import Runs, read_runs, read_samples
 
+PAGE = "report.html"
 CARDS_PER_TASK = 12
 RIGHT = 0.5  # a graded answer at or above this is shown among the right ones
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -26,10 +26,11 @@ _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 def write_report(runs_dir: Path, out_html: Path, *, cards_per_task: int = CARDS_PER_TASK) -> Path:
     """Write the report of a folder of runs to `out_html` (atomically) and return its path.
 
-    `cards_per_task` bounds the sample answers shown for each task. Raises UsageError where there is nothing to show.
+    A folder (one that is there, or a name that does not end in .html) gets a `report.html`. `cards_per_task` bounds the
+    sample answers shown for each task. Raises UsageError where there is nothing to show.
     """
-    if out_html.is_dir():
-        raise UsageError(f"{out_html}: is a folder; give the name of the HTML file to write")
+    if out_html.is_dir() or (out_html.suffix != ".html" and not out_html.exists()):
+        out_html = out_html / PAGE
     html = render(read_runs(runs_dir), cards_per_task=cards_per_task)
     with atomic_write(out_html, "w") as file:
         file.write(html)

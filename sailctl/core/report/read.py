@@ -7,6 +7,7 @@ left out further up; what is broken is named in one line.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,10 @@ def read_runs(folder: Path) -> Runs:
     Raises UsageError where there is neither a run nor a bench.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: is not a folder; give the folder that holds the runs, for example runs/tiny")
+        raise UsageError(
+            f"{folder}: is no folder; give the folder that holds your runs with --runs, or train a first "
+            "stage: sailctl pretrain --stage alignment"
+        )
     places = [folder] if (folder / "metrics.jsonl").is_file() else sorted(p for p in folder.iterdir() if p.is_dir())
     stages = [stage for stage in map(_read_stage, places) if stage is not None]
     stages.sort(key=lambda stage: (_rank(stage), stage.name))
@@ -109,8 +113,13 @@ def read_runs(folder: Path) -> Runs:
 
 
 def read_samples(bench_folder: Path) -> list[dict[str, Any]]:
-    """Rows of samples.jsonl, empty where the bench kept none."""
-    return read_rows(bench_folder / "samples.jsonl")
+    """Rows of samples.jsonl, empty where the bench kept none; raises DataError for a row without a score."""
+    path = bench_folder / "samples.jsonl"
+    rows = read_rows(path)
+    for number, row in enumerate(rows, 1):
+        if not _is_number(row.get("score")):
+            raise DataError(f"{path}: row {number}: key 'score' is missing or no number; run sailctl bench again")
+    return rows
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -119,7 +128,34 @@ def read_results(path: Path) -> dict[str, Any]:
     for key in ("overall", "tasks"):
         if not isinstance(results.get(key), dict):
             raise DataError(f"{path}: key '{key}' is missing; run sailctl bench again")
-    return results
+    entries = [("overall", results["overall"]), *((f"tasks.{name}", task) for name, task in results["tasks"].items())]
+    for name, entry in entries:
+        if wrong := _wrong_key(entry):
+            raise DataError(f"{path}: {name}: key '{wrong}' is missing or malformed; run sailctl bench again")
+    abouts = results.get("baselines", {})
+    if not isinstance(abouts, dict) or not all(isinstance(a, dict) and "model" in a for a in abouts.values()):
+        raise DataError(f"{path}: key 'baselines' is malformed; run sailctl bench again")
+    perf = results.get("perf", {})
+    if not isinstance(perf, dict) or not _is_number(perf.get("seconds", 0.0)):
+        raise DataError(f"{path}: key 'perf' is malformed; run sailctl bench again")
+    return {"suite": "unknown", **results}
+
+
+def _wrong_key(entry: Any) -> str | None:
+    """The first key of an entry that cannot be shown, None where all can."""
+    if not isinstance(entry, dict):
+        return "score"
+    bounds = entry.get("ci95")
+    if not isinstance(bounds, list) or len(bounds) != 2 or not all(map(_is_number, bounds)):
+        return "ci95"
+    if wrong := next((key for key in ("score", "n") if not _is_number(entry.get(key))), None):
+        return wrong
+    tiers = ("blind", "chance", "untrained")
+    return next((key for key in tiers if key not in entry or not (entry[key] is None or _is_number(entry[key]))), None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -152,13 +152,19 @@ def explain(error: ValidationError, model: type[BaseModel], file: str, origin: d
     lines = []
     for item in error.errors(include_url=False, include_context=False)[:3]:
         path = ".".join(str(part) for part in item["loc"])
-        where = next((f"{by} {key}" for key, by in (origin or {}).items() if _touches(key, path)), file)
+        touching = sorted((key for key in origin or {} if _touches(key, path)), key=lambda key: key != path)
+        where = f"{(origin or {})[touching[0]]} {touching[0]}" if touching else file
         if item["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key '{path}'; {_suggest_key(model, item['loc'])}")
         elif item["type"] == "missing":
             lines.append(f"{where}: key '{path}' is missing")
         elif item["type"] == "value_error":  # of a whole section, whose value is too long to show
             lines.append(f"{where}: {path + ': ' if path else ''}{item['msg'].removeprefix('Value error, ')}")
+        elif item["type"] in ("model_type", "model_attributes_type"):
+            keys = [
+                key.rpartition(".")[2] for key in dict(_keys(model)) if key.rpartition(".")[0] == _plain(item["loc"])
+            ]
+            lines.append(f"{where}: {path} is a section; set one of its keys: {', '.join(keys)}")
         else:
             lines.append(f"{where}: {path} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return "; ".join(lines)
@@ -238,6 +244,11 @@ def _touches(key: str, path: str) -> bool:
     return path == key or path.startswith(key + ".") or key.startswith(path + ".")
 
 
+def _plain(loc: tuple[int | str, ...]) -> str:
+    """A place in the recipe as `_keys` writes it: without the numbers of list items."""
+    return ".".join(str(part) for part in loc if not isinstance(part, int))
+
+
 def _nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean '{close[0]}'? " if close else ""
@@ -246,8 +257,7 @@ def _nearest(word: str, known: tuple[str, ...] | list[str]) -> str:
 def _suggest_key(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     """The nearest known key: a neighbour, else one anywhere in the recipe, else the list of neighbours."""
     keys = dict(_keys(model))
-    *parents, wrong = [str(part) for part in loc if not isinstance(part, int)]
-    section = ".".join(parents)
+    section, _, wrong = _plain(loc).rpartition(".")
     neighbours = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == section]
     prefix = "".join(f"{part}." for part in loc[:-1])
     if close := difflib.get_close_matches(wrong, neighbours, n=1):

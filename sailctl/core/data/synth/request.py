@@ -62,6 +62,8 @@ class SynthRequest:
         """
         if out is None and preview is None:
             raise UsageError("nothing to write: give a folder with --out, a picture with --preview, or both")
+        if preview is not None and preview.suffix.lower() != ".png":
+            raise UsageError(f"--preview {preview}: the contact sheet is a PNG; call it {preview.with_suffix('.png')}")
         spec, layout, lang = self.spec(), cast(Layout, self.layout), cast(Language, self.lang)
         parts = plan_parts(spec, out or Path("."), size=self.size, font=self.font, lang=lang, layout=layout)
         summary: dict[str, Any] = {
@@ -76,9 +78,6 @@ class SynthRequest:
         }
         if dry_run:
             return summary
-        if preview is not None:
-            font = None if self.font is None else str(self.font)
-            write_contact_sheet(first_items(parts), preview, font=font)
         if out is not None:
             written = write_shards(
                 spec,
@@ -91,6 +90,9 @@ class SynthRequest:
                 progress=progress,
             )
             summary |= {"source": str(written.source), "complete_before": written.complete_before}
+        if preview is not None:  # last: where --out is refused, nothing is left
+            font = None if self.font is None else str(self.font)
+            write_contact_sheet(first_items(parts), preview, font=font)
         return summary
 
 

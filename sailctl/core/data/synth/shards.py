@@ -6,8 +6,11 @@ import hashlib
 import json
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 from sailctl.core.data.synth.generate import check, generate
 from sailctl.core.data.synth.item import NATIVE_SIZE, TASKS, Language
 from sailctl.core.data.synth.layouts import BARE_CAPTION_TASKS, LAYOUTS, Layout, Part, assignment, write_part
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import Interrupted, UsageError
 from sailctl.core.files import atomic_write, storage_errors, write_json
 from sailctl.core.schema.data import SynthConfig
 
@@ -115,10 +118,16 @@ def write_shards(
     if _claim(out, about):
         return Written(out, source, spec.samples, len(parts), counts, True)
     done = 0
-    for samples in _make(parts, workers):
-        done += samples
-        if progress is not None:
-            progress(done)
+    try:
+        for samples in _make(parts, workers):
+            done += samples
+            if progress is not None:
+                progress(done)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"complete shards are kept in {out} ({done:,} of {spec.samples:,} samples seen to be done); the same "
+            "command makes the rest"
+        ) from None
     if layout == "llava-json":
         _join_lines(parts, source)
         for part in parts:
@@ -135,11 +144,26 @@ def _make(parts: list[Part], workers: int) -> Iterator[int]:
     # Spawned, not forked: the caller may hold threads (torch), and a fork would copy their locks.
     with ProcessPoolExecutor(min(workers, len(parts)), mp_context=get_context("spawn")) as pool:
         try:
-            for future in as_completed([pool.submit(write_part, part) for part in parts]):
+            with _ctrl_c_is_ours():
+                futures = [pool.submit(write_part, part) for part in parts]
+            for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _ctrl_c_is_ours() -> Iterator[None]:
+    """Let processes started meanwhile ignore Ctrl-C, which a terminal sends to them as well: they finish their part."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _describe(parts: list[Part], counts: dict[str, int], shard_size: int) -> dict[str, Any]:
