@@ -149,6 +149,29 @@ def test_a_rank_that_is_stuck_ends_too_when_another_dies(tmp_path: Path) -> None
     assert "another rank has ended or does not answer (rank 1: " in line and "--resume goes on" in line
 
 
+def die_or_write(world: World, folder: Path) -> None:
+    """Rank 1 is gone while rank 0 writes a checkpoint, which takes longer than the time of grace."""
+    module.GRACE_S = 0.2
+
+    def write() -> None:
+        time.sleep(1)
+        (folder / "checkpoint").touch()
+
+    world.gather(None)
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    world.first(write)
+
+
+def test_a_checkpoint_under_way_is_finished_when_a_rank_dies(tmp_path: Path) -> None:
+    processes = start(die_or_write, tmp_path)
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [1, -signal.SIGKILL]
+    assert (tmp_path / "checkpoint").is_file()
+    assert "TrainingError: rank 0 of 2 on" in (tmp_path / "stderr-0").read_text()
+
+
 def test_ranks_that_do_not_come_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEETING", module.timedelta(seconds=1))
     for name, value in zip(TORCHRUN, ("0", "0", "2"), strict=True):

@@ -95,6 +95,7 @@ class World:
         self._messages: distributed.ProcessGroup | None = None
         self._watch: _Watch | None = None
         self._owns_group = False
+        self.busy = False  # with what no other rank is needed for, such as a checkpoint: to be finished in any case
 
     @classmethod
     def join(cls, device: str = "auto") -> World:
@@ -187,7 +188,15 @@ class World:
 
     def first(self, work: Callable[[], T]) -> T:
         """Let rank 0 alone do `work`; every rank gets its result (JSON) or its failure."""
-        return self.together(lambda: work() if self.is_first else None, tell=lambda result: result)[1][0]
+
+        def own() -> T | None:
+            self.busy = self.is_first
+            try:
+                return work() if self.is_first else None
+            finally:
+                self.busy = False
+
+        return self.together(own, tell=lambda result: result)[1][0]
 
     def first_then_all(self, work: Callable[[], T]) -> T:
         """Let rank 0 do `work` before the others do, who then find what it has left in files."""
@@ -265,6 +274,9 @@ class _Watch:
                 return
         except RuntimeError as error:
             why = f"rank {peer}: {_first_line(error)}"
+        until = time.monotonic() + PATIENCE.total_seconds()
+        while self._world.busy and time.monotonic() < until:
+            time.sleep(0.1)
         if self._leaving.wait(GRACE_S):
             return
         line = " ".join(f"error: {self._world.lost(why)}\n".split(" "))
