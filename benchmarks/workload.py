@@ -6,7 +6,6 @@ Shapes: T tokens of a pack, B rows and S positions of a padded micro-batch, I ti
 from __future__ import annotations
 
 import csv
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,18 +75,21 @@ class Size:
 def mixed_sizes(count: int, seed: int) -> list[Size]:
     """12% text only, 32 to 8192 tokens; else 1 to 12 tiles and 20 to 1024 tokens of text, half of the text supervised.
 
-    Numbers are log-uniform, for the small is common and the large rare. At full scale: 256 tokens a tile.
+    Numbers are log-uniform, for the small is common and the large rare; their quantiles are evenly spaced and shuffled,
+    so that a short stream is like a long one. At full scale: 256 tokens a tile.
     """
     draw = random.Random(seed)
 
-    def between(low: int, high: int) -> int:
-        return int(math.exp(draw.uniform(math.log(low), math.log(high + 1))))
+    def spread(number: int, low: int, high: int) -> list[int]:
+        shares = [(index + 0.5) / number for index in range(number)]
+        draw.shuffle(shares)
+        return [int(low * ((high + 1) / low) ** share) for share in shares]
 
-    sizes = []
-    for row in range(count):
-        tiles, text = (0, between(32, 8192)) if draw.random() < 0.12 else (between(1, 12), between(20, 1024))
-        sizes.append(Size(row, tiles * FULL_TOKENS_PER_TILE + text, tiles, text // 2))
-    return sizes
+    texts = round(0.12 * count)
+    pictured = zip(spread(count - texts, 1, 12), spread(count - texts, 20, 1024), strict=True)
+    rows = [*((0, text) for text in spread(texts, 32, 8192)), *pictured]
+    draw.shuffle(rows)
+    return [Size(row, tiles * FULL_TOKENS_PER_TILE + text, tiles, text // 2) for row, (tiles, text) in enumerate(rows)]
 
 
 def listed_sizes(path: Path, count: int, seed: int) -> list[Size]:
