@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("--lengths", type=Path, help="CSV with columns tokens and tiles; without it the mix")
     parser.add_argument("--samples", type=int, default=48)
     parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument(
+        "--pack-tokens", type=int, default=16384, help="cap of a pack at full scale; 48 tiles for 16384"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="with more than one add --wall")
     parser.add_argument("--seed", type=int, default=0)
@@ -66,7 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     sizes = [workload.scaled(size, config.tokens_per_tile) for size in full]
     samples = [workload.sample_of(size, config, ours.image_token_id, options.seed) for size in sizes]
-    tokens, tiles = pack_caps(config)
+    tokens, tiles = pack_caps(config, options.pack_tokens)
     packs = workload.pack_all(sizes, samples, config, options.stage, tokens=tokens, tiles=tiles)
     batches = [
         workload.pad(samples[start : start + options.micro_batch])
@@ -104,9 +107,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return report(options, ours, samples, packs, batches, losses, seconds, ceiling)
 
 
-def pack_caps(config: ModelConfig) -> tuple[int, int]:
-    """Tokens and tiles of a pack: the recipes' 16,384 and 48, the tokens scaled like the lengths."""
-    return 16384 * config.tokens_per_tile // workload.FULL_TOKENS_PER_TILE, 48
+def pack_caps(config: ModelConfig, full_tokens: int) -> tuple[int, int]:
+    """Tokens and tiles of a pack: the recipes' 16,384 and 48 in proportion, tokens scaled like lengths."""
+    return full_tokens * config.tokens_per_tile // workload.FULL_TOKENS_PER_TILE, 48 * full_tokens // 16384
 
 
 def report(
@@ -147,7 +150,7 @@ def report(
         "micro_batches": len(batches),
         "padding_share": 1 - tokens / sum(batch.input_ids_BS.numel() for batch in batches),
         "packs": len(packs),
-        "pack_caps": list(pack_caps(config)),
+        "pack_caps": list(pack_caps(config, options.pack_tokens)),
         "threads": torch.get_num_threads(),
         "rounds": options.rounds,
         "clock": "wall" if options.wall else "processor",
