@@ -68,7 +68,7 @@ def assert_undisturbed(out: Path, straight: Path, hint: str = "") -> None:
 
 
 def test_a_rank_that_dies_ends_the_others_and_one_that_is_told_to_stop_stops_all(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "recipe", max_steps=16, save_every=SAVE_EVERY, global_batch_samples=8)
+    recipe = write_recipe(tmp_path / "recipe", max_steps=120, save_every=SAVE_EVERY, global_batch_samples=8)
     out, straight = tmp_path / "out", tmp_path / "straight"
     undisturbed = start(recipe, straight)
     assert ended(undisturbed) == [0, 0]
@@ -80,7 +80,7 @@ def test_a_rank_that_dies_ends_the_others_and_one_that_is_told_to_stop_stops_all
     told = {error_file(out, rank).read_text() for rank in (0, 1)}
     assert len(told) == 1 and "stopped after step" in told.pop()
     stopped = steps_logged(out)
-    assert checkpoint.latest(out).path.name == f"step-{stopped:08d}" and stopped < 16
+    assert checkpoint.latest(out).path.name == f"step-{stopped:08d}" and stopped < 120
 
     for step, victim in ((stopped + 2, 1), (stopped + 5, 0)):
         processes = start(recipe, out)

@@ -34,7 +34,8 @@ def test_the_chain_from_alignment_to_sft(recipe: Path, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     options = ("--recipe", recipe, "--device", "cpu", "--json")
     summary = json.loads(sailctl("pretrain", "--stage", "alignment", *options).stdout)
-    keys = ["run_dir", "checkpoint", "steps", "samples", "tokens", "loss_first", "loss_last", "seconds", "next"]
+    keys = ["run_dir", "checkpoint", "steps", "samples", "tokens", "loss_first", "loss_last", "seconds", "rejected"]
+    keys += ["next"]
     assert list(summary) == keys
     assert summary["run_dir"] == "runs/toy/alignment"
     assert summary["next"] == f"sailctl pretrain --stage advance --recipe {recipe}"
