@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from contextlib import nullcontext
@@ -194,6 +195,8 @@ def run_ranks(size: int, recipe_folder: Path, jobs: list[Job], *, ledger: bool =
 
 def run_rank(environment: dict[str, Any], recipe_folder: Path, jobs: list[Job], ledger: bool) -> None:
     """Body of one rank; an expected failure becomes its exit code, its message goes to OUT.error-RANK."""
+    # The fork server may have been begun by a loader, which lets no signal through to its workers.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
     import torch
 
     from sailctl.core.errors import SailctlError
