@@ -21,13 +21,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sailctl.core.data.choose import PROBED, CostPacker, Costs, pack_target
+from sailctl.core.data.choose import PROBED, WINDOW, CostPacker, Costs, pack_target
 from sailctl.core.data.simulate import Length
 from sailctl.core.model.flops import ModelFlops
 from sailctl.core.model.presets import model_config
 from sailctl.core.schema.load import load_recipe
 
-WINDOW = 24
 Dealt = list[list[list[Length]]]  # per rank its packs, unfinished ones left out
 
 

@@ -220,8 +220,8 @@ def test_empty_or_missing_data_leaves_nothing_behind(recipe: Path, tmp_path: Pat
     for source, message in (("empty.jsonl", "holds no samples"), ("gone.jsonl", "nothing at")):
         override = f"data.sources=[{{name: a, path: {tmp_path / source}}}]"
         with pytest.raises(UsageError, match=message):
-            train(recipe, tmp_path / "out", "alignment", override)
-        assert not (tmp_path / "out").exists()
+            train(recipe, tmp_path / "out" / "deeper" / "still", "alignment", override)
+        assert not (tmp_path / "out").exists() and tmp_path.is_dir()
     with pytest.raises(UsageError, match=r"data\.sources is empty"):
         train(recipe, tmp_path / "out", "alignment", "data.sources=[]")
 
@@ -275,7 +275,7 @@ def test_a_poisoned_step_is_named_and_not_saved(
         with pytest.raises(TrainingError) as caught:
             train(recipe, tmp_path / "out", "alignment", "train.max_steps=6")
     assert "step 4: loss" in str(caught.value) and caught.value.exit_code == 1
-    ids = calls[3].sample_ids
+    ids = list(dict.fromkeys(calls[3].sample_ids))  # each once: a sample met twice in the pack is one to look at
     assert str(caught.value).endswith(f"look at its {len(ids)} samples or lower train.lr; sample ids: {' '.join(ids)}")
     assert (tmp_path / "out" / "latest").read_text() == "step-00000002"
     assert [row["step"] for row in rows(tmp_path / "out")] == [1, 2, 3]
@@ -395,6 +395,7 @@ def test_only_broken_samples_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"50 of 50 samples rejected.*no_turns 50.*listed in the run's rejects.jsonl"):
         train(recipe, tmp_path / "out", "alignment")
     assert [row["step"] for row in rows(tmp_path / "out", "rejects.jsonl")] == [1] * 50
+    assert (tmp_path / "out" / ".lock").is_file()  # it still guards what is left there
     (recipe / "data" / "samples.jsonl").unlink()
     write_samples(recipe / "data")
     train(recipe, tmp_path / "out", "alignment")  # no step was made: nothing to resume, nothing to lose

@@ -19,6 +19,7 @@ import numpy as np
 
 Balance = Literal["sum", "module"]
 
+WINDOW = 24  # samples to choose from beyond a full pack, where nobody says otherwise: the default of data.pack_window
 PROBED = 512  # samples, the first of all lanes together, that are measured to know what a pack holds
 FILL = 0.955  # of the tighter cap: the room that is left lets packs of any composition reach the same cost
 WAIT_LIMIT = 32  # packs a sample may wait, at most
@@ -118,7 +119,7 @@ def pack_target(
 
 def _rehearse(sizes: Sequence[Packable], costs: Costs, tokens: int, tiles: int, target: Target) -> float:
     """Efficiency of a few ranks that meet in every layer, were their packs chosen for this target from `sizes`."""
-    packer: CostPacker[Packable] = CostPacker(tokens, tiles, 24, costs, target)
+    packer: CostPacker[Packable] = CostPacker(tokens, tiles, WINDOW, costs, target)
     pairs = []
     for item in [*sizes, *sizes, *sizes]:
         for group in packer.add(item):

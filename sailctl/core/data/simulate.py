@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sailctl.core.data.choose import PROBED, Balance, CostPacker, Costs, pack_target
+from sailctl.core.data.choose import PROBED, WINDOW, Balance, CostPacker, Costs, pack_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def pack_stream(
     tokens: int,
     tiles: int,
     balance: Balance = "sum",
-    window: int = 24,
+    window: int = WINDOW,
     samples: float | None = None,
 ) -> Iterator[Chosen]:
     """Deal rows to lanes in turn and pack each lane as the loader does; every row comes once, packs as they close.

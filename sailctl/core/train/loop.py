@@ -87,7 +87,8 @@ def refusal(job: Job, packs: list[Pack], losses: list[float], what: str) -> Trai
     """The end of a run at a step that went wrong, naming the samples of the packs to blame, or of all packs."""
     bad = [p for p, value in zip(packs, losses, strict=True) if not value <= job.train.max_loss * p.loss_weight]
     told = job.world.gather([[name for pack in group for name in pack.sample_ids] for group in (bad, packs)])
-    ids = [name for part in told for name in part[0]] or [name for part in told for name in part[1]]
+    named = [name for part in told for name in part[0]] or [name for part in told for name in part[1]]
+    ids = list(dict.fromkeys(named))  # a small data set comes several times in a step
     return TrainingError(
         f"step {job.meter.counters.steps + 1}: {what}; the step is not saved; look at its {len(ids)} samples or lower "
         f"train.lr; sample ids: {' '.join(ids)}"

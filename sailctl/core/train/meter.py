@@ -18,13 +18,12 @@ from typing import IO, TYPE_CHECKING, Any
 from sailctl.core.errors import DataError
 from sailctl.core.files import atomic_write, read_jsonl, storage_errors
 from sailctl.core.train.gauge import Gauge
+from sailctl.core.train.rundir import LOGS
 from sailctl.core.train.schedule import Counters
 
 if TYPE_CHECKING:
     from sailctl.core.train.step import GlobalStep
     from sailctl.core.train.world import World
-
-LOGS = ("metrics.jsonl", "rejects.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def plan_stage(
 
     place = pick(device)
     check_trackers(recipe.train.trackers)
-    if not resume and not rundir.is_empty(out):
+    if not resume and not rundir.is_free(out):
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
     position = checkpoints.latest(out)
     parent, recipe = _parent(recipe, recipe_dir, out, checkpoint, position)

@@ -123,7 +123,7 @@ def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunRes
 def _open(call: _Call, resume: bool, held: ExitStack) -> str | None:
     """Take the run's lock for as long as `held` lasts; the name of the checkpoint to go on from, None to begin."""
     held.enter_context(rundir.locked(call.out))
-    if not resume and not rundir.is_empty(call.out):
+    if not resume and not rundir.is_free(call.out):
         raise UsageError(f"{call.out} already holds a run; add --resume to go on with it, or give another --out")
     checkpoints.sweep(call.out)
     found = checkpoints.last_good(call.out, call.reporter.info)

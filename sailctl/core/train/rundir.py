@@ -23,6 +23,7 @@ from sailctl.core.schema.load import dump_recipe
 from sailctl.core.schema.recipe import Recipe
 
 LOCK = ".lock"
+LOGS = ("metrics.jsonl", "rejects.jsonl")
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "pillow")
 
 # What a resumed run may change: these move the end of the run or the way there, never what a step is.
@@ -46,9 +47,11 @@ def locked(run_dir: Path) -> Iterator[None]:
     """Hold the only right to write into `run_dir` (made if absent); a second holder gets a UsageError, a file system
     without locks a StorageError.
 
-    The kernel drops the lock with the process, however that ends. A folder left without any file of its own goes again.
+    The kernel drops the lock with the process, however that ends. A folder left without any file of its own
+    goes again, and with it the folders above that were made for it.
     """
     with storage_errors(run_dir):
+        made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
         run_dir.mkdir(parents=True, exist_ok=True)
         handle = open(run_dir / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
     with handle:
@@ -72,18 +75,22 @@ def locked(run_dir: Path) -> Iterator[None]:
         finally:
             if is_empty(run_dir):
                 (run_dir / LOCK).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    run_dir.rmdir()
+                with contextlib.suppress(OSError):  # as far up as this call made them and nothing else moved in
+                    for folder in made or [run_dir]:
+                        folder.rmdir()
 
 
 def is_empty(run_dir: Path) -> bool:
-    """True when the folder is absent, or holds nothing but the lock or what a run leaves that never made a step."""
-    if not run_dir.is_dir():
-        return True
+    """True when the folder is absent or holds nothing but the lock."""
+    return not run_dir.is_dir() or all(path.name == LOCK for path in run_dir.iterdir())
+
+
+def is_free(run_dir: Path) -> bool:
+    """True when a run may begin here: the folder is empty, or what it holds is of a run that never made a step."""
     metrics = run_dir / "metrics.jsonl"
-    stillborn = metrics.is_file() and not metrics.stat().st_size and (run_dir / "run.json").is_file()
-    ours = {LOCK, "recipe.yaml", "run.json", "metrics.jsonl", "rejects.jsonl"} if stillborn else {LOCK}
-    return all(path.name in ours for path in run_dir.iterdir())
+    if not (metrics.is_file() and not metrics.stat().st_size and (run_dir / "run.json").is_file()):
+        return is_empty(run_dir)
+    return {path.name for path in run_dir.iterdir()} <= {LOCK, "recipe.yaml", "run.json", *LOGS}
 
 
 def write_run(run_dir: Path, recipe: Recipe, about: dict[str, Any]) -> None:
