@@ -99,6 +99,12 @@ def _first_suffix(names: list[str], suffixes: Iterable[str]) -> list[str]:
     return []
 
 
+def base_name(path_or_url: str | Path) -> str:
+    """The last part of a path or URL, of a URL without what a query adds to it (a signature, for one)."""
+    name = str(path_or_url).rsplit("/", 1)[-1]
+    return name.partition("?")[0] if is_url(path_or_url) else name
+
+
 def fsync_dir(path: str | Path) -> None:
     """Make a rename in a folder durable; file systems that cannot sync a folder are left alone."""
     with suppress(OSError):

@@ -9,13 +9,15 @@ import io
 import threading
 import warnings
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.nn import functional
 
 from sailctl.core.errors import SampleError
+
+if TYPE_CHECKING:
+    import torch
 
 # Raster formats whose decoders live in Pillow itself; EPS (which would start Ghostscript) and exotic ones stay out.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -196,6 +198,8 @@ def tile(image: Image.Image, *, tile_size: int, min_tiles: int, max_tiles: int, 
 
 def _planes(image: Image.Image) -> torch.Tensor:
     """(1, 3, H, W) over the picture's own bytes, channels last in memory: what torch resizes fastest. Read only."""
+    import torch  # whoever only looks at headers does without
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of memory it must not write to; it will not
         return torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None]
@@ -207,5 +211,7 @@ def _resize(picture: torch.Tensor, width: int, height: int) -> np.ndarray:
     First along the lines, then along the columns, as Pillow did when the published models were trained; from version 13
     on it takes the shorter way first, which moves overshooting pixels of some shapes by up to 25.
     """
+    from torch.nn import functional
+
     resized = functional.interpolate(picture, size=(height, width), mode="bicubic", antialias=True)
     return resized.contiguous().numpy()

@@ -24,6 +24,7 @@ REJECT_REASONS = (
     "placeholder_mismatch",  # number of <image> placeholders is not the number of images
     "too_long",  # longer than a pack and not truncatable under the recipe's rule
     "unsafe_path",  # an image path that leaves its folder
+    "caption_mismatch",  # a caption made for another sample than the one that stands in its place now
 )
 
 
@@ -56,6 +57,30 @@ class Sample:
     def is_bare_caption(self) -> bool:
         """True when there is an answer and no question yet."""
         return len(self.turns) == 1 and self.turns[0].role == "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRow:
+    """One answer of a captioner, as a sidecar holds it: which raw sample it belongs to, what was said, by whom.
+
+    `id` is the raw sample's; the base name of its data shard and its row there say where it lies. `turns` is the
+    conversation to train on, None for a bare caption; `created` is UTC to the second.
+    """
+
+    id: str
+    shard: str
+    row: int
+    key: str
+    task: str
+    lang: str
+    text: str
+    turns: tuple[Turn, ...] | None
+    model: str
+    prompt_id: str
+    finish: str
+    prompt_tokens: int
+    completion_tokens: int
+    created: str
 
 
 @dataclass(frozen=True, slots=True)

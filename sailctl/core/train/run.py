@@ -26,9 +26,9 @@ from sailctl.core.train.loop import Job, run_loop
 from sailctl.core.train.meter import Meter, count_rejects, progress_fields, summarise
 from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.schedule import Budget, Counters
-from sailctl.core.train.signals import stop_signals
 from sailctl.core.train.trackers import check_trackers, open_trackers
 from sailctl.core.train.world import World
+from sailctl.core.workers import stop_signals
 
 if TYPE_CHECKING:
     from sailctl.core.model.vlm import VisionLanguageModel

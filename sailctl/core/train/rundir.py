@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -17,8 +16,9 @@ from pydantic import ValidationError
 
 from sailctl import __version__
 from sailctl.core.environment import installed_version
-from sailctl.core.errors import StorageError, UsageError
+from sailctl.core.errors import UsageError
 from sailctl.core.files import atomic_write, storage_errors, write_json
+from sailctl.core.journal import try_lock
 from sailctl.core.schema.load import dump_recipe
 from sailctl.core.schema.recipe import Recipe
 
@@ -55,18 +55,12 @@ def locked(run_dir: Path) -> Iterator[None]:
         run_dir.mkdir(parents=True, exist_ok=True)
         handle = open(run_dir / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(handle, run_dir / LOCK):
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise UsageError(
                 f"{run_dir} is in use by another run (process {holder}); wait for it or give another --out"
-            ) from None
-        except OSError as error:  # some network file systems, unless mounted with it
-            raise StorageError(
-                f"{run_dir / LOCK}: cannot be locked ({error.strerror}); give an --out on a file system that has flock"
-            ) from error
+            )
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

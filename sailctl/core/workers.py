@@ -1,0 +1,229 @@
+"""Map a function over the parts of a job: in this process, in local processes, on a Ray cluster.
+
+Few long calls, not many short ones: a part runs for minutes or days and keeps its own books, so that a worker's death
+costs no more than what the next run finds undone. What the parts are and how they tell of themselves is the caller's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from sailctl.core.errors import MissingExtra, SailctlError, UsageError
+
+TICK_S = 0.25
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+_Reply = tuple[Any, str, int]  # a result, or the line and exit code of an expected failure
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where parts run: on Ray at an address ("local" starts one here), else in processes, one of them being this."""
+
+    processes: int = 1
+    ray: str | None = None
+
+
+def map_parts(
+    function: Callable[[Part], Result], parts: Sequence[Part], where: Where, tick: Callable[[], None]
+) -> list[Result]:
+    """`function(part)` for every part, all at once; results in the order of the parts.
+
+    `tick` is called every quarter of a second while others work; in this process nobody calls it. Functions and parts
+    travel to other processes, so both must be picklable. When all have ended, the first failure is raised; a worker
+    that died is a SailctlError.
+    """
+    if where.ray is not None:
+        return _on_ray(function, parts, where.ray, tick)
+    if len(parts) == 1:
+        return [function(parts[0])]
+    return _in_processes(function, parts, tick)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block the first SIGINT or SIGTERM only asks to stop; a second one acts as it would have before.
+
+    Outside the main thread, where Python allows no handlers, the answer is always no.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _frame: object) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _call(function: Callable[[Part], Result], part: Part) -> _Reply:
+    """The result, or what to tell the user: exceptions with a home of their own do not travel well."""
+    try:
+        return function(part), "", 0
+    except SailctlError as error:
+        return None, str(error), error.exit_code
+
+
+def _results(replies: Sequence[_Reply]) -> list[Any]:
+    for _, message, code in replies:
+        if code:
+            error = SailctlError(message)
+            error.exit_code = code
+            raise error
+    return [result for result, _, _ in replies]
+
+
+# --- local processes -------------------------------------------------------------------------------------------------
+
+
+def _in_processes(function: Callable[[Part], Result], parts: Sequence[Part], tick: Callable[[], None]) -> list[Result]:
+    # Spawned, not forked: the caller may hold threads, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    workers: list[tuple[Any, Connection]] = []
+    replies: dict[int, _Reply] = {}
+    try:
+        with _signals_are_ours():
+            for part in parts:
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_worker, args=(function, part, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                workers.append((process, ours))
+        waiting = {connection: number for number, (_, connection) in enumerate(workers)}
+        while waiting:
+            for ready in wait(list(waiting), TICK_S):
+                number = waiting.pop(ready)  # type: ignore[index]
+                try:
+                    replies[number] = ready.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    process = workers[number][0]
+                    process.join()
+                    replies[number] = (None, _died(number, process.exitcode), 1)
+            tick()
+    finally:
+        for process, connection in workers:
+            connection.close()
+            if len(replies) < len(workers):  # we leave early: they must not go on without us
+                process.kill()
+            process.join()
+    return _results([replies[number] for number in range(len(parts))])
+
+
+def _died(number: int, code: int | None) -> str:
+    how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+    return (
+        f"worker process {number} ended {how} before its part was done; if memory ran out, use fewer --processes. "
+        "Nothing noted is lost: the same command goes on"
+    )
+
+
+@contextlib.contextmanager
+def _signals_are_ours() -> Iterator[None]:
+    """Let processes started meanwhile ignore what a terminal or a cluster sends the whole group: the parent decides."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _worker(function: Callable[[Any], Any], part: Any, reply: Connection) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    reply.send(_call(function, part))
+    reply.close()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+# --- Ray -------------------------------------------------------------------------------------------------------------
+
+
+def _on_ray(
+    function: Callable[[Part], Result], parts: Sequence[Part], address: str, tick: Callable[[], None]
+) -> list[Result]:
+    ray = _ray()
+    local = address == "local"
+    try:
+        ray.init(
+            address=None if local else address,
+            num_cpus=max(len(parts), 1) if local else None,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+            ignore_reinit_error=False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"--ray {address}: no cluster can be reached there ({reason})") from error
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(_call)
+        references = [remote.remote(function, part) for part in parts]
+        numbers = {reference: number for number, reference in enumerate(references)}
+        replies: dict[int, _Reply] = {}
+        waiting = list(references)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=TICK_S)
+            for reference in done:
+                number = numbers[reference]
+                try:
+                    replies[number] = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:  # a defect of ours, with its traceback
+                    raise RuntimeError(f"part {number} failed on Ray: {error}") from error
+                except ray.exceptions.RayError as error:
+                    reason = " ".join(str(error).split())[:200]
+                    replies[number] = (None, f"Ray lost part {number} ({reason}); the same command goes on", 1)
+            tick()
+        return _results([replies[number] for number in range(len(parts))])
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise MissingExtra("ray", "ray") from None
+    return ray
+
+
+def ray_nodes(address: str) -> int:
+    """Machines of a cluster that are alive; 1 for "local"."""
+    if address == "local":
+        return 1
+    ray = _ray()
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    try:
+        return sum(1 for node in ray.nodes() if node.get("Alive"))
+    finally:
+        ray.shutdown()
