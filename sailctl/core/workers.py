@@ -108,10 +108,11 @@ def _in_processes(function: Callable[[Part], Result], parts: Sequence[Part], tic
                 workers.append((process, ours))
         waiting = {connection: number for number, (_, connection) in enumerate(workers)}
         while waiting:
-            for ready in wait(list(waiting), TICK_S):
-                number = waiting.pop(ready)  # type: ignore[index]
+            ready = set(wait(list(waiting), TICK_S))
+            for connection in [one for one in waiting if one in ready]:
+                number = waiting.pop(connection)
                 try:
-                    replies[number] = ready.recv()  # type: ignore[union-attr]
+                    replies[number] = connection.recv()
                 except EOFError:
                     process = workers[number][0]
                     process.join()

@@ -36,10 +36,10 @@ def parse_json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def tar_sample(members: Mapping[str, bytes], key: str, source: str) -> Sample:
+def tar_sample(members: Mapping[str, bytes], key: str, source: str, *, textless: bool = False) -> Sample:
     """A Sample from the members of one key, by suffix: pictures, `txt` (a caption), `json` (turns or a caption).
 
-    A picture named in the JSON must be there as a member; text alone is a sample too.
+    A picture named in the JSON must be there as a member; text alone is a sample too. `textless` as in `build_sample`.
     """
     record = parse_json(members["json"]) if "json" in members else {}
     images = tuple(data for suffix, data in members.items() if suffix.rsplit(".", 1)[-1] in IMAGE_SUFFIXES)
@@ -51,11 +51,16 @@ def tar_sample(members: Mapping[str, bytes], key: str, source: str) -> Sample:
             caption = members["txt"].decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise SampleError("bad_turns", f"the caption is not UTF-8: {error}") from None
-    return build_sample(record, images, key, source, caption)
+    return build_sample(record, images, key, source, caption, textless=textless)
 
 
 def record_sample(
-    record: Mapping[str, Any], read_image: Callable[[str], bytes], fallback_key: str, source: str
+    record: Mapping[str, Any],
+    read_image: Callable[[str], bytes],
+    fallback_key: str,
+    source: str,
+    *,
+    textless: bool = False,
 ) -> Sample:
     """A Sample from a JSON object or a Parquet row; `read_image` gives the bytes behind an image path.
 
@@ -67,7 +72,8 @@ def record_sample(
     entries = [] if found is None else found if isinstance(found, list) else [found]
     images = tuple(_image_bytes(entry, read_image) for entry in entries)
     key = record.get("id")
-    return build_sample(record, images, str(key) if isinstance(key, str | int) else fallback_key, source, None)
+    name = str(key) if isinstance(key, str | int) else fallback_key
+    return build_sample(record, images, name, source, None, textless=textless)
 
 
 def _image_bytes(entry: Any, read_image: Callable[[str], bytes]) -> bytes:
@@ -83,13 +89,20 @@ def _image_bytes(entry: Any, read_image: Callable[[str], bytes]) -> bytes:
 
 
 def build_sample(
-    record: Mapping[str, Any], images: tuple[bytes, ...], key: str, source: str, caption: str | None
+    record: Mapping[str, Any],
+    images: tuple[bytes, ...],
+    key: str,
+    source: str,
+    caption: str | None,
+    *,
+    textless: bool = False,
 ) -> Sample:
     """Put a Sample together; turns go before captions, a caption file before one in the record.
 
+    With `textless`, a picture that nothing is said of (no turns, no caption, an empty one) is a sample without turns.
     Raises SampleError no_turns, bad_turns, no_answer or placeholder_mismatch.
     """
-    raw = _turns(record, caption)
+    raw = () if textless and images and _is_silent(record, caption) else _turns(record, caption)
     turns = canonical_turns(raw)
     if len(turns) < len(raw) and (count := raw[0].text.count(IMAGE_PLACEHOLDER)) not in (0, len(images)):
         raise SampleError("placeholder_mismatch", f"{count} {IMAGE_PLACEHOLDER} placeholders ≠ {len(images)} images")
@@ -105,10 +118,17 @@ def build_sample(
     )
 
 
+def _is_silent(record: Mapping[str, Any], caption: str | None) -> bool:
+    """Whether neither turns nor a caption with text in it are there."""
+    texts = [caption, *(record.get(name) for name in ("caption", "text"))]
+    said = any(not isinstance(text, str) or text.strip() for text in texts if text is not None)
+    return not said and not any(record.get(name) for name in ("conversations", "messages"))
+
+
 def _turns(record: Mapping[str, Any], caption: str | None) -> tuple[Turn, ...]:
     for name in ("conversations", "messages"):
         if (conversation := record.get(name)) is not None:
-            return _conversation(conversation, name)
+            return conversation_turns(conversation, name)
     if caption is None:
         name, caption = next(((n, record[n]) for n in ("caption", "text") if record.get(n) is not None), ("", None))
         if caption is None:
@@ -120,7 +140,8 @@ def _turns(record: Mapping[str, Any], caption: str | None) -> tuple[Turn, ...]:
     return (Turn("assistant", _encodable(caption)),)
 
 
-def _conversation(conversation: Any, name: str) -> tuple[Turn, ...]:
+def conversation_turns(conversation: Any, name: str) -> tuple[Turn, ...]:
+    """Turns from a list of `from` and `value`, or `role` and `content`; SampleError names the entry that is wrong."""
     if not isinstance(conversation, list):
         raise SampleError("bad_turns", f"{name} is {_short(conversation)}, not a list")
     if not conversation:

@@ -11,6 +11,7 @@ import io
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,15 +27,29 @@ from sailctl.core.schema.data import SourceConfig
 # In this order a folder is searched: JSON last, for tars and Parquet files often have some beside them.
 _SUFFIX_KINDS = {".tar": "tar", ".parquet": "parquet", ".jsonl": "jsonl", ".json": "json"}
 _MAX_OPEN_SHARDS = 64
-_ROW_GROUP_CACHE_BYTES = 256 << 20  # decoded Parquet row groups a process keeps
 
 
-def open_source(config: SourceConfig) -> Source:
+def open_source(config: SourceConfig, *, textless: bool = False) -> Source:
     """Find the shards of a source and index them (in parallel; cached indexes are reused).
 
-    Raises UsageError naming the path when nothing is there, the layout is unknown or no sample is in it; DataError when
-    a shard cannot be read.
+    With `captions:` its samples are those that have one. `textless` as in `make_source`. Raises UsageError naming the
+    path when nothing is there, the layout is unknown or no sample is in it; DataError when a shard cannot be read.
     """
+    if config.captions is not None:
+        from sailctl.core.data.captions import CaptionedSource
+
+        return CaptionedSource(config)
+    shards, kind = find_shards(config)
+    source = make_source(config, shards, kind, textless=textless)
+    if broken := source.nothing_readable():
+        raise DataError(broken)
+    if len(source) == 0:
+        raise UsageError(f"data source {config.name!r}: {config.path} holds no samples")
+    return source
+
+
+def find_shards(config: SourceConfig) -> tuple[list[str], str]:
+    """The shards of a source, sorted by name, and their layout; nothing of them is read. Raises UsageError."""
     where = f"data source {config.name!r}"
     suffixes = tuple(s for s, kind in _SUFFIX_KINDS.items() if config.format in ("auto", kind))
     shards = files.list_shards(config.path, suffixes)
@@ -51,14 +66,25 @@ def open_source(config: SourceConfig) -> Source:
         raise UsageError(f"{where}: {shards[0]} and {odd[0]} have different layouts; make them two sources")
     if config.image_root is not None and not files.is_url(config.image_root) and not os.path.isdir(config.image_root):
         raise UsageError(f"{where}: image_root {config.image_root} is no folder")
-    source = {"tar": TarSource, "parquet": ParquetSource}.get(kind, JsonSource)(config, shards, kind)
-    if len(source) == 0:
-        raise UsageError(f"{where}: {config.path} holds no samples")
+    return shards, kind
+
+
+def make_source(config: SourceConfig, shards: list[str], kind: str, *, textless: bool = False) -> Source:
+    """A source of these shards, indexed; it may turn out empty.
+
+    With `textless` a picture that nothing is said of is a sample, one without turns: something to be captioned.
+    """
+    from sailctl.core.data.parquet import ParquetSource
+
+    source: Source = {"tar": TarSource, "parquet": ParquetSource}.get(kind, JsonSource)(config, shards, kind)
+    source.textless = textless
     return source
 
 
 class Source(ABC):
     """Samples numbered 0 … len - 1 over the shards of one source, in the order of the shards' names."""
+
+    textless = False  # whether a picture without text is a sample
 
     def __init__(self, config: SourceConfig, shards: list[str], kind: str) -> None:
         self.name = config.name
@@ -86,6 +112,10 @@ class Source(ABC):
     @abstractmethod
     def _open(self, shard: int) -> Any: ...
 
+    def nothing_readable(self) -> str:
+        """Why nothing of this source can be read although something is there; empty where something can."""
+        return ""
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
@@ -102,7 +132,14 @@ class Source(ABC):
 
     def read(self, ordinal: int) -> Sample:
         """The sample of a number. Raises SampleError when it is broken, DataError when its shard is gone."""
-        shard, row = self.locate(ordinal)
+        return self.read_row(*self.locate(ordinal))
+
+    def num_rows(self, shard: int) -> int:
+        """Samples in a shard."""
+        return int(self._ends[shard]) - (int(self._ends[shard - 1]) if shard else 0)
+
+    def read_row(self, shard: int, row: int) -> Sample:
+        """The sample of a row of a shard; raises as `read` does."""
         try:
             return self._read(shard, row)
         except SampleError as error:
@@ -113,6 +150,10 @@ class Source(ABC):
         """The name of a sample that does not say its own: shard and row."""
         return f"{self.shards[shard].rsplit('/', 1)[-1]}#{row}"
 
+    def _sample_of(self, record: Mapping[str, Any], shard: int, row: int) -> Sample:
+        key = self.row_key(shard, row)
+        return record_sample(record, self._image_reader(shard), key, self.name, textless=self.textless)
+
     def _handle(self, shard: int) -> Any:
         if self._process != os.getpid():  # handles inherited over a fork would share their position
             self._process, self._handles = os.getpid(), OrderedDict()
@@ -120,7 +161,7 @@ class Source(ABC):
             try:
                 self._handles[shard] = self._open(shard)
             except stores.Unreachable as error:
-                raise DataError(_unreachable(f"shard {self.shards[shard]}", error)) from error
+                raise DataError(unreachable(f"shard {self.shards[shard]}", error)) from error
             except OSError as error:
                 raise DataError(f"shard {self.shards[shard]} cannot be opened: {error.strerror or error}") from error
             while len(self._handles) > _MAX_OPEN_SHARDS:
@@ -148,7 +189,7 @@ class Source(ABC):
             try:
                 return files.read_whole(full)
             except stores.Unreachable as error:
-                raise DataError(_unreachable(f"image {full}", error)) from error
+                raise DataError(unreachable(f"image {full}", error)) from error
             except (FileNotFoundError, NotADirectoryError):
                 raise SampleError("no_image", f"image {full} does not exist") from None
             except (OSError, ValueError) as error:
@@ -157,7 +198,8 @@ class Source(ABC):
         return read_image
 
 
-def _unreachable(what: str, error: stores.Unreachable) -> str:
+def unreachable(what: str, error: stores.Unreachable) -> str:
+    """What a run that lost its store says."""
     return f"{what}: {error}; nothing is lost, resume when its store answers again"
 
 
@@ -205,7 +247,7 @@ class SpanSource(Source):
         except FileNotFoundError as error:
             raise DataError(f"shard {path} cannot be opened: {error.strerror or 'it is gone'}") from error
         except stores.Unreachable as error:
-            raise DataError(_unreachable(f"shard {path}", error)) from error
+            raise DataError(unreachable(f"shard {path}", error)) from error
         except OSError as error:
             raise SampleError("unreadable", f"{path}, bytes {offset} to {offset + length}: {error}") from error
         if len(data) < length:
@@ -218,11 +260,13 @@ class SpanSource(Source):
 class TarSource(SpanSource):
     """WebDataset tars, in img2dataset (jpg/txt/json) or LLaVA (jpg/json) layout."""
 
-    def _index(self, found: list[ShardIndex]) -> tuple[list[int], list[str]]:
-        broken = [(shard, index.broken) for shard, index in zip(self.shards, found, strict=True) if index.broken]
-        if broken and sum(map(len, found)) == len(broken):
-            raise DataError(f"shard {broken[0][0]} holds no readable sample: {broken[0][1]}")
-        return super()._index(found)
+    def nothing_readable(self) -> str:
+        broken = [
+            (shard, index.broken) for shard, index in zip(self.shards, self._indexes, strict=True) if index.broken
+        ]
+        if broken and len(self) == len(broken):
+            return f"shard {broken[0][0]} holds no readable sample: {broken[0][1]}"
+        return ""
 
     def _read(self, shard: int, row: int) -> Sample:
         index = self._indexes[shard]
@@ -241,7 +285,7 @@ class TarSource(SpanSource):
                     kind = "link or device" if member.is_link else "name"
                     raise SampleError("unsafe_path", f"tar member {member.name!r}: {kind} leaves its folder")
                 members[suffix] = data[member.data : member.data + member.size]
-            return tar_sample(members, key, self.name)
+            return tar_sample(members, key, self.name, textless=self.textless)
         except BrokenTar as error:
             raise DataError(
                 f"shard {self.shards[shard]} has changed: {error}; put back what it was and resume"
@@ -258,70 +302,7 @@ class JsonSource(SpanSource):
         record = parse_json(self._span(shard, row).removeprefix(b"\xef\xbb\xbf"))
         key = record.get("id")
         try:
-            return record_sample(record, self._image_reader(shard), self.row_key(shard, row), self.name)
+            return self._sample_of(record, shard, row)
         except SampleError as error:
             error.key = str(key) if isinstance(key, str | int) else ""
             raise
-
-
-class ParquetSource(Source):
-    """Parquet with image bytes. A row group is the least that can be read; recently used ones stay decoded."""
-
-    _groups: list[np.ndarray]
-
-    def _index_shard(self, shard: str, kind: str) -> tuple[np.ndarray, str]:
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            with files.open_read(shard) as handle:
-                footer = pyarrow.parquet.ParquetFile(handle).metadata
-                rows = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-                # the footer as it is: pyarrow cannot show statistics of text that is not UTF-8
-                handle.seek(-8 - footer.serialized_size, os.SEEK_END)
-                digest = hashlib.blake2b(handle.read(footer.serialized_size), digest_size=16).hexdigest()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"shard {shard} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-        return np.cumsum(np.array(rows, dtype=np.int64)), digest
-
-    def _index(self, found: list[tuple[np.ndarray, str]]) -> tuple[list[int], list[str]]:
-        self._groups = [ends for ends, _ in found]
-        self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        return [int(ends[-1]) if len(ends) else 0 for ends in self._groups], [digest for _, digest in found]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_cache": OrderedDict()}
-
-    def _open(self, shard: int) -> Any:
-        import pyarrow.parquet
-
-        return pyarrow.parquet.ParquetFile(files.open_read(self.shards[shard]))
-
-    def _table(self, shard: int, group: int) -> Any:
-        import pyarrow
-
-        if (shard, group) not in self._cache:
-            try:
-                # single-threaded: this runs in workers, of which there are already as many as there are cores
-                table = self._handle(shard).read_row_group(group, use_threads=False)
-            except stores.Unreachable as error:
-                raise DataError(_unreachable(f"shard {self.shards[shard]}", error)) from error
-            except (OSError, pyarrow.ArrowException) as error:
-                detail = f"{self.shards[shard]}, row group {group}: {str(error).splitlines()[0]}"
-                raise SampleError("unreadable", detail) from error
-            self._cache[shard, group] = table
-            while len(self._cache) > 1 and sum(held.nbytes for held in self._cache.values()) > _ROW_GROUP_CACHE_BYTES:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end((shard, group))
-        return self._cache[shard, group]
-
-    def _read(self, shard: int, row: int) -> Sample:
-        ends = self._groups[shard]
-        group = int(np.searchsorted(ends, row, side="right"))
-        first = int(ends[group - 1]) if group else 0
-        table = self._table(shard, group)
-        try:
-            record = table.slice(row - first, 1).to_pylist()[0]
-        except ValueError as error:  # text that is not UTF-8, a time that Python has no value for
-            raise SampleError("unreadable", f"row {row}: {str(error).splitlines()[0]}") from error
-        return record_sample(record, self._image_reader(shard), self.row_key(shard, row), self.name)

@@ -34,6 +34,7 @@ class SourceConfig(Config):
     weight: float | None = Field(None, gt=0)
     repeats: float | None = Field(None, gt=0)  # times it comes in an epoch of the mixture
     image_root: str | None = None
+    captions: str | None = None  # sidecars of `sailctl caption`: their rows are the source's samples
     synth: SynthConfig | None = None
 
 

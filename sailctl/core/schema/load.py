@@ -145,6 +145,7 @@ def resolve_paths(recipe: Recipe, folder: Path) -> None:
     for source in recipe.data.sources:
         source.path = resolved(source.path) or source.path
         source.image_root = resolved(source.image_root)
+        source.captions = resolved(source.captions)
 
 
 def explain(error: ValidationError, model: type[BaseModel], file: str, origin: dict[str, str] | None = None) -> str:

@@ -1,0 +1,1 @@
+"""Captions for pictures by the million: prompts, tasks, and the pipeline from data shards to sealed sidecars."""
