@@ -231,23 +231,24 @@ def padded_loss(model: VisionLanguageModel, batch: PaddedBatch) -> Tensor:
     targets = batch.labels_BS[:, 1:]
     rows, columns = torch.nonzero(targets != -100, as_tuple=True)
     weights = torch.ones(len(rows), device=hidden.device)
-    index = rows * hidden.shape[1] + columns
-    return supervised_loss(model, hidden.flatten(0, 1), index, targets[rows, columns], weights)
+    return supervised_loss(model, hidden[rows, columns], targets[rows, columns], weights)
 
 
 def packed_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded]) -> float:
-    """What a step over the samples asks for, packed: no padding, the head on supervised tokens, half of each square."""
+    """What a step over the samples asks for, packed: no padding, half of each square, the last MLP and the head on
+    supervised tokens."""
     squares = sum(sample.num_tokens**2 for sample in samples)
     tokens, tiles, targets = _totals(samples)
     return ModelFlops.of(config, STAGES[stage]).total(tokens, tiles, targets, squares)
 
 
 def padded_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded], batches: Sequence[PaddedBatch]) -> float:
-    """The same on padded rows: every cell a token, whole squares (a dense mask), the head on supervised tokens."""
+    """The same on padded rows: every cell a token, whole squares (a dense mask), the head alone on supervised ones."""
     cells = sum(batch.input_ids_BS.numel() for batch in batches)
     squares = sum(2 * batch.input_ids_BS.shape[0] * batch.input_ids_BS.shape[1] ** 2 for batch in batches)
     _, tiles, targets = _totals(samples)
-    return ModelFlops.of(config, STAGES[stage]).total(cells, tiles, targets, squares)
+    flops = ModelFlops.of(config, STAGES[stage])
+    return flops.total(cells, tiles, targets, squares) + (cells - targets) * (flops.per_target - _head(config, stage))
 
 
 def stock_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded], batches: Sequence[PaddedBatch]) -> float:
@@ -257,7 +258,13 @@ def stock_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded], bat
     cells = sum(batch.input_ids_BS.numel() for batch in batches)
     whole = ForwardFlops.of(config.model_copy(update={"select_layer": -1}))
     unused = tiles * (whole.tile - flops.forward.tile)
-    return padded_flops(config, stage, samples, batches) + (cells - targets) * flops.per_target + unused
+    return padded_flops(config, stage, samples, batches) + (cells - targets) * _head(config, stage) + unused
+
+
+def _head(config: ModelConfig, stage: str) -> float:
+    """The head alone for one token: of what a target costs, the part that has the vocabulary in it."""
+    without = config.model_copy(update={"llm": config.llm.model_copy(update={"vocab_size": 0})})
+    return ModelFlops.of(config, STAGES[stage]).per_target - ModelFlops.of(without, STAGES[stage]).per_target
 
 
 def _totals(samples: Sequence[Encoded]) -> tuple[int, int, int]:

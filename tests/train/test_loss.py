@@ -30,7 +30,7 @@ def test_chunks_change_neither_loss_nor_gradients(chunk: int) -> None:
 
     expected = (cross_entropy(model.head(hidden_TD[index_N]), targets_N, reduction="none") * weights_N).sum()
     wanted = torch.autograd.grad(expected, [hidden_TD, model.head.weight])
-    loss = supervised_loss(model, hidden_TD, index_N, targets_N, weights_N, chunk=chunk)
+    loss = supervised_loss(model, hidden_TD[index_N], targets_N, weights_N, chunk=chunk)
     found = torch.autograd.grad(loss, [hidden_TD, model.head.weight])
 
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
@@ -39,11 +39,3 @@ def test_chunks_change_neither_loss_nor_gradients(chunk: int) -> None:
     assert max(model.rows) <= chunk
     # One chunk is not recomputed; several are, once each.
     assert sum(model.rows) == (31 if chunk >= 31 else 62)
-
-
-def test_only_supervised_positions_get_logits_and_gradient() -> None:
-    model = Head()
-    hidden_TD = torch.randn(10, 16, requires_grad=True)
-    supervised_loss(model, hidden_TD, torch.tensor([2, 5]), torch.tensor([1, 1]), torch.ones(2)).backward()
-    assert model.rows == [2]
-    assert hidden_TD.grad.abs().sum(1).nonzero().flatten().tolist() == [2, 5]

@@ -43,8 +43,8 @@ def hooked(config: ModelConfig, trainable: list[str], *, checkpointing: bool) ->
     tiles = torch.zeros(TILES, 3, side, side, dtype=torch.uint8)
     index_N = torch.arange(TARGETS)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-        hidden_TD = model.hidden(ids_T, positions_T, bounds, TOKENS // 2, tiles)
-        supervised_loss(model, hidden_TD, index_N, index_N, torch.ones(TARGETS))
+        hidden_ND = model.hidden(ids_T, positions_T, bounds, TOKENS // 2, tiles, wanted_N=index_N)
+        supervised_loss(model, hidden_ND, index_N, torch.ones(TARGETS))
     return sum(storage.nbytes() for storage in saved.values())
 
 

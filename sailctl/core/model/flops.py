@@ -18,8 +18,9 @@ from sailctl.core.schema.model import LLMConfig, ModelConfig, VisionConfig
 class ForwardFlops:
     """One forward pass: `patches`, `tower`, `tower_attention`, `projector` of a tile; `token`, `target`, `square`.
 
-    `token` are the language model's linear layers for one token, `target` its head for one supervised token, `square`
-    its attention for a document of one token: times the sum of squared document lengths.
+    `token` are the language model's linear layers for one token, but for the last MLP, which supervised tokens alone
+    go through; `target` is that MLP and the head for one of these; `square` is attention for a document of one token:
+    times the sum of squared document lengths.
     """
 
     patches: float
@@ -38,13 +39,14 @@ class ForwardFlops:
         positions = patches + (tower.kind == "internvit")  # the class token
         layers = selected_layers(config)
         width_in, width = projector_widths(config)
+        mlp = llm_mlp_weights(llm, llm.experts_per_token)
         return cls(
             patches=2.0 * patches * 3 * tower.patch_size**2 * tower.hidden_size,
             tower=2.0 * positions * layers * tower_layer_weights(tower),
             tower_attention=4.0 * positions**2 * tower.hidden_size * layers,
             projector=2.0 * config.tokens_per_tile * (width_in * width + width * width),
-            token=2.0 * llm.num_layers * llm_layer_weights(llm, llm.experts_per_token),
-            target=2.0 * llm.hidden_size * llm.vocab_size,
+            token=2.0 * (llm.num_layers * llm_layer_weights(llm, llm.experts_per_token) - mlp),
+            target=2.0 * (mlp + llm.hidden_size * llm.vocab_size),
             square=2.0 * llm.num_layers * llm.num_heads * head_width(llm),
         )
 
@@ -92,7 +94,7 @@ class ModelFlops:
             + (again * _recomputed_tower(config, forward) if vision else 0.0)
             + bridge * forward.projector,
             per_token=linear * forward.token + (again * _recomputed_token(config.llm, forward) if graph else 0.0),
-            per_target=linear * forward.target,
+            per_target=linear * forward.target + (again * _recomputed_target(config.llm) if graph else 0.0),
             per_square=attention * forward.square,
             forward=forward,
         )
@@ -135,11 +137,14 @@ def tower_layer_weights(tower: VisionConfig) -> int:
 def llm_layer_weights(llm: LLMConfig, experts: int) -> int:
     """Entries of the matrices of one layer of the language model, with this many of its experts where it has some."""
     heads, kv_heads = llm.num_heads * head_width(llm), llm.num_kv_heads * head_width(llm)
-    attention = llm.hidden_size * (2 * heads + 2 * kv_heads)
+    return llm.hidden_size * (2 * heads + 2 * kv_heads) + llm_mlp_weights(llm, experts)
+
+
+def llm_mlp_weights(llm: LLMConfig, experts: int) -> int:
+    """Entries of what follows the attention in one layer: three matrices, or a router and this many experts."""
     if llm.kind != "qwen3_moe":
-        return attention + 3 * llm.hidden_size * llm.intermediate_size
-    router = llm.hidden_size * llm.num_experts
-    return attention + router + experts * 3 * llm.hidden_size * llm.moe_intermediate_size
+        return 3 * llm.hidden_size * llm.intermediate_size
+    return llm.hidden_size * llm.num_experts + experts * 3 * llm.hidden_size * llm.moe_intermediate_size
 
 
 def _recomputed_tower(config: ModelConfig, forward: ForwardFlops) -> float:
@@ -152,5 +157,11 @@ def _recomputed_tower(config: ModelConfig, forward: ForwardFlops) -> float:
 
 def _recomputed_token(llm: LLMConfig, forward: ForwardFlops) -> float:
     """Likewise; experts' outputs are needed, since the router's weights multiply them."""
-    last = 2.0 * llm.num_layers * llm.hidden_size * llm.intermediate_size
+    last = 2.0 * (llm.num_layers - 1) * llm.hidden_size * llm.intermediate_size
     return forward.token - (0.0 if llm.kind == "qwen3_moe" else last)
+
+
+def _recomputed_target(llm: LLMConfig) -> float:
+    """Likewise, of the last layer's MLP."""
+    last = 0 if llm.kind == "qwen3_moe" else llm.hidden_size * llm.intermediate_size
+    return 2.0 * (llm_mlp_weights(llm, llm.experts_per_token) - last)

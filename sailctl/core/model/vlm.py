@@ -1,7 +1,7 @@
 """The composite model: tiles through the tower and projector, spliced into the text, through the language model.
 
-Shapes: T packed tokens, I tiles, V visual tokens of a tile, D the language model's width, B rows, S row length; tiles
-are ICSS: C colours, S pixels of a tile's side.
+Shapes: T packed tokens, N of them wanted, I tiles, V visual tokens of a tile, D the language model's width, B rows, S
+row length; tiles are ICSS: C colours, S pixels of a tile's side.
 """
 
 from __future__ import annotations
@@ -101,12 +101,18 @@ class VisionLanguageModel(nn.Module):
         cu_seqlens: torch.Tensor,
         max_seqlen: int,
         tiles_ICSS: torch.Tensor | None,
+        wanted_N: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Final hidden states (T, D) of a pack; documents do not see each other."""
+        """Final hidden states (T, D) of a pack; documents do not see each other.
+
+        With `wanted_N` only those of these positions, (N, D): the last layer computes nothing more for the others than
+        what the attention of these needs.
+        """
         embeddings_TD = self.embed(input_ids_T, tiles_ICSS)
         output = self.llm.model(
             inputs_embeds=embeddings_TD.unsqueeze(0),
             position_ids=position_ids_T.unsqueeze(0),
+            wanted_N=wanted_N,
             **packed_arguments(cu_seqlens, max_seqlen),
         )
         return output.last_hidden_state.squeeze(0)
@@ -132,6 +138,10 @@ class VisionLanguageModel(nn.Module):
 
     def compile_layers(self) -> None:
         """Let torch.compile fuse what stands between the products, layer by layer, for packs of any length."""
+        # transformers' layers share one wrapper's code, and so its places for compiled variants: with eight, as it is
+        # left, the later layers would silently stay as they are.
+        settings = torch._dynamo.config
+        settings.recompile_limit = max(settings.recompile_limit, 64)
         for layer in (*layers_of(self.vision), *self.llm.model.layers):
             layer.compile(dynamic=True)
 

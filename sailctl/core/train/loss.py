@@ -32,32 +32,30 @@ class HasHead(Protocol):
 
 def supervised_loss(
     model: HasHead,
-    hidden_TD: Tensor,
-    index_N: Tensor,
+    hidden_ND: Tensor,
     targets_N: Tensor,
     weights_N: Tensor,
     chunk: int = CHUNK,
     chunks: int | None = None,
 ) -> Tensor:
-    """Sum of `weights_N` times the cross-entropy of `targets_N` at rows `index_N` of `hidden_TD`; a float32 scalar.
+    """Sum of `weights_N` times the cross-entropy of `targets_N`, from their `hidden_ND`; a float32 scalar.
 
     At most `chunk` rows of logits exist at a time: with more rows each chunk is recomputed in the backward pass. One
     chunk alone is kept, since recomputing it would cost a second product and save nothing. `chunks` fixes their number
     whatever there is to do: under ZeRO 3 all ranks must call the head equally often.
     """
-    rows = index_N.numel()
+    rows = targets_N.numel()
     if chunks is not None:
         chunk = max(1, -(-rows // chunks))
     if rows <= chunk and chunks in (None, 1):
-        return _chunk_loss(model, hidden_TD, index_N, targets_N, weights_N)
-    total = torch.zeros((), dtype=torch.float32, device=hidden_TD.device)
+        return _chunk_loss(model, hidden_ND, targets_N, weights_N)
+    total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
     for start in range(0, chunk * chunks if chunks else rows, chunk):
         part = slice(start, start + chunk)
         total = total + checkpoint(
             _chunk_loss,
             model,
-            hidden_TD,
-            index_N[part],
+            hidden_ND[part],
             targets_N[part],
             weights_N[part],
             use_reentrant=False,
@@ -66,13 +64,14 @@ def supervised_loss(
     return total
 
 
-def _chunk_loss(model: HasHead, hidden_TD: Tensor, index_C: Tensor, targets_C: Tensor, weights_C: Tensor) -> Tensor:
+def _chunk_loss(model: HasHead, hidden_CD: Tensor, targets_C: Tensor, weights_C: Tensor) -> Tensor:
     # float32 whatever the autocast type: a sum over 150,000 exponentials does not fit into eight bits of mantissa.
-    logits_CV = model.lm_head(hidden_TD[index_C]).float()
+    logits_CV = model.lm_head(hidden_CD).float()
     return (cross_entropy(logits_CV, targets_C, reduction="none") * weights_C).sum()
 
 
 def pack_loss(model: VisionLanguageModel, pack: Pack, chunks: int | None = None) -> Tensor:
     """Loss of one pack, summed over its supervised tokens with their weights; a float32 scalar."""
-    hidden_TD = model.hidden(pack.input_ids_T, pack.position_ids_T, pack.cu_seqlens, pack.max_seqlen, pack.tiles_IPHW)
-    return supervised_loss(model, hidden_TD, pack.target_index_N, pack.targets_N, pack.weights_N, chunks=chunks)
+    documents = (pack.input_ids_T, pack.position_ids_T, pack.cu_seqlens, pack.max_seqlen, pack.tiles_IPHW)
+    hidden_ND = model.hidden(*documents, wanted_N=pack.target_index_N)
+    return supervised_loss(model, hidden_ND, pack.targets_N, pack.weights_N, chunks=chunks)

@@ -113,14 +113,15 @@ def saved_bytes(
     else:
         matrices = 2.0 * llm_layer_weights(llm, llm.num_experts)
         in_llm = llm.num_layers * (tokens * _llm_layer(llm, learns) + matrices)
+        in_llm -= (tokens - targets) * _llm_mlp(llm, learns)  # behind the last attention only supervised tokens go on
     visual, pixels = tiles * config.tokens_per_tile, 3 * tiles * tower.image_size**2
-    ends = (8.0 if learns else 4.0) * llm.hidden_size + 8.0 * head_width(llm)  # final norm, rotary angles
+    final_norm = targets * (8.0 if learns else 4.0) * llm.hidden_size
     return {
         "pixels": 2.0 * pixels if vision else 0.0,
         "tower": in_tower,
         "projector": visual * (6.0 * width_in + 10.0 * width) if vision or "projector" in trainable else 0.0,
         "llm": in_llm,
-        "ends": tokens * ends,
+        "ends": final_norm + tokens * 8.0 * head_width(llm),  # and the rotary angles
         "logits": min(targets, LOGIT_ROWS) * (4.0 * llm.vocab_size + 2.0 * llm.hidden_size),
     }
 
@@ -144,11 +145,18 @@ def _tower_layer(tower: VisionConfig) -> float:
 def _llm_layer(llm: LLMConfig, trained: bool) -> float:
     """Bytes one token saves in one layer; a frozen layer needs no inputs of its linear parts."""
     queries, keys = llm.num_heads * head_width(llm), llm.num_kv_heads * head_width(llm)
-    width, inner = (26, 8) if trained else (8, 6)
+    width = 12 if trained else 4
     of_queries, of_keys = (6, 4) if trained else (4, 4)
     if llm.kind != "qwen2":  # norms of queries and keys
         of_queries, of_keys = (12, 10) if trained else (8, 8)
-    bytes_ = width * llm.hidden_size + of_queries * queries + of_keys * keys + 8 * llm.num_heads + 8
+    attention = width * llm.hidden_size + of_queries * queries + of_keys * keys + 8 * llm.num_heads + 4
+    return attention + _llm_mlp(llm, trained)
+
+
+def _llm_mlp(llm: LLMConfig, trained: bool) -> float:
+    """Bytes one token saves behind the attention of one layer, its norm included."""
+    width, inner = (14, 8) if trained else (4, 6)
+    bytes_ = width * llm.hidden_size + 4
     if llm.kind != "qwen3_moe":
         return bytes_ + inner * llm.intermediate_size
     rows = (8.5, 17) if trained else (4.5, 13)
