@@ -99,10 +99,10 @@ class Job:
 
     def pinned(self) -> dict[str, Any]:
         """What decides the answers, as JSON."""
-        told = repr([(shard.name, shard.num_bytes) for shard in self.shards])
+        told = repr([(shard.name, shard.num_bytes) for shard in self.shards]).encode()
         return {
             "format": FORMAT,
-            "data": {"shards": len(self.shards), "fingerprint": hashlib.blake2b(told.encode(), digest_size=16).hexdigest()},
+            "data": {"shards": len(self.shards), "fingerprint": hashlib.blake2b(told, digest_size=16).hexdigest()},
             "tasks": list(self.tasks),
             "lang": self.lang,
             "prompts": prompts_digest(self.prompts),
