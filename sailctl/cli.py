@@ -18,6 +18,7 @@ from sailctl.core.errors import Interrupted, SailctlError
 
 # The order of the work, which is the order of `sailctl --help`. The module of a command holds a function of its name.
 COMMANDS = {
+    "caption": "Data",
     "pretrain": "Training",
     "sft": "Training",
     "anneal": "Training",

@@ -115,6 +115,12 @@ class Reporter:
             line = f"{self._label} {completed:,.0f}{of_total} {self._unit}  {rate:,.1f}/s{left}  {extra}"
             console.print(line.rstrip(), markup=False)
 
+    def expect(self, total: float) -> None:
+        """Correct the total of the piece of work under way, where it could only be estimated."""
+        self._total = total
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=total)
+
     def finish(self) -> None:
         """End the current piece of work; harmless when there is none."""
         if self._progress is not None:

@@ -156,6 +156,16 @@ class Journal:
             self._end = sound
 
 
+def read_records(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The last record of every key of a journal that somebody else may be writing; none where there is no file."""
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as reader:
+        for line in reader:
+            if (key := _key_of(line)) is not None:
+                found[key] = json.loads(line[_SUM:-1])
+    return found
+
+
 def try_lock(handle: IO[Any], path: str | Path, *, wait: bool = False) -> bool:
     """Take the exclusive lock of an open file; False where somebody else has it, unless told to wait.
 

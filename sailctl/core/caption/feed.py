@@ -44,7 +44,6 @@ class Feed:
         self.remarks: list[str] = []
         self.sealed_rows = 0  # of units that were done before
         self.known_rows = self.known_bytes = 0  # of the shards opened or done so far
-        self.spent = [0, 0]  # prompt and completion tokens that earlier runs paid for
         self._mine = list(job.units(worker, workers))
         self.total_bytes = sum(shard.num_bytes for shard, _ in self._mine)
         self._batches = self._run()
@@ -97,7 +96,6 @@ class Feed:
             return
         if ledger.journal.damaged:
             self.remarks.append(f"{ledger.journal.path}: {ledger.journal.damaged} damaged lines; asked again")
-        self.spent = [old + new for old, new in zip(self.spent, ledger.tokens(), strict=True)]
         rows = ledger.rows_to_read()
         yield Batch(ledger, [])
         for start in range(0, len(rows), BATCH):
@@ -118,12 +116,12 @@ class Feed:
         if first is None:
             return False
         names = [unit_name(shard.name, number, first["parts"]) for number in range(part, first["parts"], every)]
-        before = (self.sealed_rows, list(self.spent))
+        before = self.sealed_rows
         if all(self._sealed(name) for name in names):
-            self.known_rows += self.sealed_rows - before[0]
+            self.known_rows += self.sealed_rows - before
             self.known_bytes += shard.num_bytes
             return True
-        self.sealed_rows, self.spent = before
+        self.sealed_rows = before
         return False
 
     def _sealed(self, name: str) -> bool:
@@ -135,8 +133,6 @@ class Feed:
             self.remarks.append(f"sealed captions are damaged and made again ({found})")
             return False
         self.sealed_rows += manifest["rows"][1] - manifest["rows"][0]
-        for number, kind in enumerate(("prompt", "completion")):
-            self.spent[number] += manifest["tokens"][kind]
         return True
 
     def _is_bearable(self, message: str) -> bool:

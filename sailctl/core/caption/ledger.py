@@ -178,16 +178,6 @@ class Ledger:
         with storage_errors(self.journal.path):
             self.journal.close()
 
-    def tokens(self) -> tuple[int, int]:
-        """Prompt and completion tokens of what is answered so far."""
-        prompt = completion = 0
-        for key in self.journal.keys():  # noqa: SIM118 - a journal is no dict
-            if key != HEADER and key[0] not in "rt":
-                said = self.journal.read(key)
-                prompt += said.get("prompt_tokens", 0)
-                completion += said.get("completion_tokens", 0)
-        return prompt, completion
-
     def sidecar(self, task: str) -> Path:
         """Where the captions of a task are sealed."""
         return self.job.out / self.job.folder(task) / f"{self.unit.name}.parquet"

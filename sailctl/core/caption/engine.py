@@ -1,0 +1,69 @@
+"""Which engine answers, and what it may spend: a choice that travels to workers, opened where the work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sailctl.core.engines.ask import Engine
+from sailctl.core.errors import UsageError
+
+KINDS = ("openai", "local", "lmdeploy")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """An engine and its budgets, those of the whole job but for `in_flight`, which is this command's.
+
+    The key of the endpoints is read from the environment of whoever opens the engine; it never travels.
+    """
+
+    kind: str
+    model: str
+    urls: tuple[str, ...] = ()
+    key_env: str = "OPENAI_API_KEY"
+    checkpoint: str | None = None
+    device: str = "auto"
+    in_flight: int = 256
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    max_cost: float | None = None
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What tokens cost; prices are a million's."""
+        return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+
+
+def open_engine(choice: EngineChoice, *, processes: int, workers: int, spent: tuple[int, int]) -> Engine:
+    """The engine for one of `workers` workers, of which `processes` are this command's.
+
+    `spent` are the tokens this worker's part has cost so far. Raises UsageError where nothing may be spent any more.
+    """
+    if choice.kind == "local":
+        from sailctl.core.engines.batched import BatchedLocal
+
+        assert choice.checkpoint is not None
+        return BatchedLocal.open(choice.checkpoint, choice.device, min(choice.in_flight, 64))
+    from sailctl.core.engines.pool import HttpPool, PoolOptions
+    from sailctl.core.engines.secret import Secret
+
+    left = None if choice.max_cost is None else choice.max_cost / workers - choice.cost(*spent)
+    if left is not None and left <= 0:
+        raise UsageError(
+            f"--max-cost {choice.max_cost:g}: its part for this worker, {(choice.max_cost or 0) / workers:g}, is spent "
+            f"({choice.cost(*spent):.4f}); raise it to go on"
+        )
+    options = PoolOptions(
+        in_flight=max(1, choice.in_flight // processes),
+        requests_per_minute=_part(choice.requests_per_minute, workers),
+        tokens_per_minute=_part(choice.tokens_per_minute, workers),
+        max_cost=left,
+        price_in=choice.price_in,
+        price_out=choice.price_out,
+    )
+    return HttpPool(choice.urls, choice.model, api_key=Secret.from_env(choice.key_env), options=options)
+
+
+def _part(budget: float | None, workers: int) -> float | None:
+    return None if budget is None else budget / workers
