@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -171,20 +172,20 @@ def _on_ray(
     function: Callable[[Part], Result], parts: Sequence[Part], address: str, tick: Callable[[], None]
 ) -> list[Result]:
     ray = _ray()
-    local = address == "local"
-    try:
-        ray.init(
-            address=None if local else address,
-            num_cpus=max(len(parts), 1) if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-            ignore_reinit_error=False,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"--ray {address}: no cluster can be reached there ({reason})") from error
-    try:
+    with contextlib.ExitStack() as cleaned:
+        options: dict[str, Any] = {"address": address}
+        if address == "local":  # a cluster of its own, whose files go with it; below /tmp, for socket names are short
+            place = "/tmp" if os.path.isdir("/tmp") else None
+            folder = cleaned.enter_context(
+                tempfile.TemporaryDirectory(prefix="sailctl-ray-", dir=place, ignore_cleanup_errors=True)
+            )
+            options = {"num_cpus": len(parts), "include_dashboard": False, "_temp_dir": folder}
+        try:
+            ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"--ray {address}: no cluster can be reached there ({reason})") from error
+        cleaned.callback(ray.shutdown)
         remote = ray.remote(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")(_call)
         references = [remote.remote(function, part) for part in parts]
         numbers = {reference: number for number, reference in enumerate(references)}
@@ -203,8 +204,6 @@ def _on_ray(
                     replies[number] = (None, f"Ray lost part {number} ({reason}); the same command goes on", 1)
             tick()
         return _results([replies[number] for number in range(len(parts))])
-    finally:
-        ray.shutdown()
 
 
 def _ray() -> Any:
