@@ -30,6 +30,7 @@ class Ledger:
         self.unit = unit
         self.digest = digest
         self.journal = journal
+        self.resumed = len(journal) > 0  # somebody worked on it before, and may have been killed at any instant
         self.unread = 0  # rows not yet noted in this session
         self.waiting: set[str] = set()  # questions put and not yet answered
 

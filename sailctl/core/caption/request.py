@@ -10,6 +10,7 @@ import socket
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -241,6 +242,7 @@ class CaptionRequest:
                 return work_here(parts[0], asked, show)
             channel = parts[0].job.out / f".progress-{socket.gethostname()}-{os.getpid()}"
             with storage_errors(channel):
+                _clear_channels(channel)
                 channel.mkdir(parents=True, exist_ok=True)
 
             def tick() -> None:
@@ -273,6 +275,15 @@ class CaptionRequest:
                 f"{len(busy)} data shards ({', '.join(busy[:3])}) are in work by another process, the others are done; "
                 f"when it has ended, see with: {self.command_line()}"
             )
+
+
+def _clear_channels(own: Path) -> None:
+    """Remove what commands on this machine that were killed left of theirs."""
+    prefix = own.name.rpartition("-")[0]
+    for folder in own.parent.glob(f"{escape(prefix)}-*"):
+        pid = folder.name.rpartition("-")[2]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _with_remedy(error: SailctlError, command: str) -> SailctlError:

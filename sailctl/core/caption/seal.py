@@ -34,12 +34,14 @@ def seal(ledger: Ledger) -> dict[str, Any]:
     outcomes = {task: Counter[str]() for task in job.tasks}
     lengths = {task: Counter[int]() for task in job.tasks}
     sealed = [ledger.sidecar(task) for task in job.tasks]
+    lists = [out / kind / f"{unit.name}.jsonl" for kind in (REJECTS, QUARANTINE)]
+    if ledger.resumed:
+        sidecar.clear_leftovers([*sealed, *lists, sidecar.manifest_path(out, unit.name)])
     about = {"sailctl.shard": base_name(unit.shard.path), "sailctl.model": job.model}
     for task, path in zip(job.tasks, sealed, strict=True):
         captions = _captions(ledger, task, lengths[task])
         outcomes[task]["captioned"] = sidecar.write_sidecar(path, captions, about)
-    for kind, rows in ((REJECTS, survey.rejects), (QUARANTINE, survey.failures)):
-        path = out / kind / f"{unit.name}.jsonl"
+    for path, rows in zip(lists, (survey.rejects, survey.failures), strict=True):
         with storage_errors(path):
             if sidecar.write_lines(path, rows):
                 sealed.append(path)

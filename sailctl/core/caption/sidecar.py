@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,13 @@ def _batches(rows: Iterable[tuple[CaptionRow, str]], size: int) -> Iterator[list
             batch = []
     if batch:
         yield batch
+
+
+def clear_leftovers(paths: Iterable[Path]) -> None:
+    """Remove temporary files of writers of these paths that were killed; whoever calls holds the unit's lock."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> bool:
