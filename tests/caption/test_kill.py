@@ -18,6 +18,8 @@ from tests.caption.helpers_caption import picture_tar, sidecar_rows
 from tests.caption.test_pipeline import of
 
 ROOT = Path(__file__).resolve().parents[2]
+DRIVER = ROOT / "tests" / "caption" / "driver.py"
+RUN = f"{{}}; import runpy, sys; sys.argv[0] = 'sailctl'; runpy.run_path({str(DRIVER)!r}, run_name='__main__')"
 SHARDS, EACH, IN_FLIGHT = 6, 40, 8
 
 
@@ -30,11 +32,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, data: Path, *more: str, delay_ms: float = 20) -> subprocess.Popen[str]:
+def start(folder: Path, data: Path, *more: str, delay_ms: float = 20, first: str = "") -> subprocess.Popen[str]:
     words = ["caption", "--data", str(data), "--endpoint", "http://127.0.0.1:9", "--model", "rule"]
     words += ["--out", str(folder / "out"), "--in-flight", str(IN_FLIGHT), *more]
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "caption" / "driver.py"), *words],
+        [sys.executable, str(DRIVER), *words] if not first else [sys.executable, "-c", RUN.format(first), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), "ASKED": str(folder / "asked"), "DELAY_MS": str(delay_ms)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -173,3 +175,35 @@ def test_halves_and_processes_are_one_pass(tmp_path: Path, data: Path) -> None:
         report = json.loads((tmp_path / name / "out" / "report.json").read_text())
         assert report["samples"] == SHARDS * EACH and report["complete"]
         assert not [path for path in (tmp_path / name / "out").iterdir() if path.name.startswith(".progress")]
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(tmp_path: Path, data: Path) -> None:
+    """No file may grow beyond 9,000 bytes: the journals meet that half-way through a shard."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))"
+    process = start(tmp_path, data, delay_ms=1, first=limit)
+    _, stderr = finish(process, 1)
+    (line,) = stderr.strip().splitlines()
+    assert (
+        "journals/0.jsonl: File too large" in line and "what was answered is kept, go on with: sailctl caption" in line
+    )
+    before = len(asked(tmp_path))
+    assert 0 < before < SHARDS * EACH
+    finish(start(tmp_path, data, delay_ms=1))
+    all_there_once(tmp_path / "out")
+    assert len(asked(tmp_path)) - SHARDS * EACH <= IN_FLIGHT
+
+
+def test_a_resumed_pass_is_the_undisturbed_one_byte_for_byte(tmp_path: Path, data: Path) -> None:
+    """But for the time of the answers and what follows from it."""
+    for name in ("straight", "broken"):
+        (tmp_path / name).mkdir()
+    finish(start(tmp_path / "straight", data, delay_ms=1))
+    kill_when(start(tmp_path / "broken", data), tmp_path / "broken", 70, 0.01)
+    finish(start(tmp_path / "broken", data, delay_ms=1))
+    rows = [sidecar_rows(tmp_path / name / "out") for name in ("straight", "broken")]
+    assert rows[0] == rows[1]
+    reports = [json.loads((tmp_path / name / "out" / "report.json").read_text()) for name in ("straight", "broken")]
+    for report in reports:
+        for key in ("session", "next", "out", "tasks"):
+            report.pop(key)
+    assert reports[0] == reports[1]

@@ -45,15 +45,15 @@ def open_engine(choice: EngineChoice, *, processes: int, workers: int, spent: tu
 
         assert choice.checkpoint is not None
         return BatchedLocal.open(choice.checkpoint, choice.device, min(choice.in_flight, 64))
-    from sailctl.core.engines.pool import HttpPool, PoolOptions
-    from sailctl.core.engines.secret import Secret
-
     left = None if choice.max_cost is None else choice.max_cost / workers - choice.cost(*spent)
     if left is not None and left <= 0:
         raise UsageError(
             f"--max-cost {choice.max_cost:g}: its part for this worker, {(choice.max_cost or 0) / workers:g}, is spent "
             f"({choice.cost(*spent):.4f}); raise it to go on"
         )
+    from sailctl.core.engines.pool import HttpPool, PoolOptions
+    from sailctl.core.engines.secret import Secret
+
     options = PoolOptions(
         in_flight=max(1, choice.in_flight // processes),
         requests_per_minute=_part(choice.requests_per_minute, workers),

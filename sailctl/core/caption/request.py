@@ -8,7 +8,7 @@ import shlex
 import shutil
 import socket
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
@@ -159,6 +159,8 @@ class CaptionRequest:
             try:
                 told = self._work(parts, reporter)
             except SailctlError as error:
+                with suppress(SailctlError):  # what is sealed is worth a report; the failure is worth more
+                    write_report(job, choice, {}, self.data[0])
                 raise _with_remedy(error, self.command_line()) from error
         seconds = time.monotonic() - began
         for line in told["remarks"]:
@@ -266,13 +268,13 @@ class CaptionRequest:
             )
         if broken := told["broken"]:
             raise DataError(
-                f"{len(broken)} data shards could not be read, the others are done; the first: {broken[0]}; mend them "
-                f"and go on with: {self.command_line()}"
+                f"{len(broken)} of the data shards could not be read, the others are done; the first: {broken[0]}; mend "
+                f"that and go on with: {self.command_line()}"
             )
         busy = [unit for unit in told["busy"] if not (self.out / "manifests" / f"{unit}.json").is_file()]  # type: ignore[operator]
         if busy:
             raise SailctlError(
-                f"{len(busy)} data shards ({', '.join(busy[:3])}) are in work by another process, the others are done; "
+                f"{len(busy)} of the data shards ({', '.join(busy[:3])}) are in work by another process, the others are done; "
                 f"when it has ended, see with: {self.command_line()}"
             )
 
