@@ -150,7 +150,8 @@ def test_a_shard_that_cannot_be_read_fails_the_run_when_the_others_are_done(
     (tmp_path / "rows" / "b.parquet").write_bytes(b"PAR1")
     result = sailctl("caption", "--data", tmp_path / "rows", *ASKING, "--out", tmp_path / "out")
     assert (
-        result.exit_code == 1 and "1 data shards could not be read, the others are done; the first: " in result.stderr
+        result.exit_code == 1
+        and "1 of the data shards could not be read, the others are done; the first: " in result.stderr
     )
     assert len(sidecar_rows(tmp_path / "out")) == 2
 

@@ -268,14 +268,14 @@ class CaptionRequest:
             )
         if broken := told["broken"]:
             raise DataError(
-                f"{len(broken)} of the data shards could not be read, the others are done; the first: {broken[0]}; mend "
-                f"that and go on with: {self.command_line()}"
+                f"{len(broken)} of the data shards could not be read, the others are done; the first: {broken[0]}; "
+                f"mend that and go on with: {self.command_line()}"
             )
         busy = [unit for unit in told["busy"] if not (self.out / "manifests" / f"{unit}.json").is_file()]  # type: ignore[operator]
         if busy:
             raise SailctlError(
-                f"{len(busy)} of the data shards ({', '.join(busy[:3])}) are in work by another process, the others are done; "
-                f"when it has ended, see with: {self.command_line()}"
+                f"{len(busy)} of the data shards ({', '.join(busy[:3])}) are in work by another process, the others "
+                f"are done; when it has ended, see with: {self.command_line()}"
             )
 
 
