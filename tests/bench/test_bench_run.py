@@ -22,6 +22,7 @@ from sailctl.core.bench.untrained import untrained_model
 from sailctl.core.device import pick
 from sailctl.core.engines.local import Completion, LocalEngine, Request
 from sailctl.core.errors import Interrupted, UsageError
+from sailctl.core.model.fingerprint import fingerprint
 from sailctl.core.model.weights import init_model, load_model
 from sailctl.core.schema.bench import BenchConfig
 from sailctl.core.schema.model import ModelSection
@@ -202,7 +203,7 @@ def test_the_untrained_model_is_what_the_first_run_drew(family: Path) -> None:
     section = ModelSection(config=tiny_config(), tokenizer=str(family.parents[1] / "tokenizer"))
     expected = init_model(section, family).model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in untrained.model.state_dict().items())
-    assert predicting.fingerprint(untrained) != predicting.fingerprint(loaded)
+    assert fingerprint(untrained) != fingerprint(loaded)
 
 
 def test_where_a_checkpoint_comes_from(family: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +226,7 @@ def test_the_fingerprint_follows_the_weights(checkpoint: Path, tmp_path: Path) -
     tiny_checkpoint(tmp_path / "other", seed=1)
     device = pick("cpu")
     same, again, other = (
-        predicting.fingerprint(load_model(path, device=device, dtype=torch.float32))
+        fingerprint(load_model(path, device=device, dtype=torch.float32))
         for path in (checkpoint, checkpoint, tmp_path / "other")
     )
     assert same == again != other

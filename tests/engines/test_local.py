@@ -75,14 +75,24 @@ def test_answers_end_at_the_stop_token(engine: LocalEngine) -> None:
     finally:
         engine._stops.remove(stop)
     assert cut.token_ids == free.token_ids[: free.token_ids.index(stop) + 1] and cut.text.startswith(text)
+    assert cut.ended and not free.ended
 
 
-def test_temperature_and_length_never_mix_in_a_batch(engine: LocalEngine) -> None:
+def test_lengths_never_mix_in_a_batch_and_temperatures_may(engine: LocalEngine) -> None:
     alone = engine.generate([question("q", tokens=4)])[0]
     mixed = engine.generate(
         [question("q", tokens=4), question("q", tokens=4, temperature=1.5), question("q", tokens=9)]
     )
     assert mixed[0] == alone and len(mixed[2].token_ids) > 4
+
+
+def test_a_seed_draws_the_same_in_any_company(engine: LocalEngine) -> None:
+    warm = [question(text, tokens=8, temperature=1.5, seed=seed) for text in ("q", "longer") for seed in (1, 2)]
+    together = engine.generate([question("cold", tokens=8), *warm, question("q", tokens=8)])
+    alone = [engine.generate([request])[0] for request in warm]
+    assert together[1:5] == alone
+    assert len({tuple(completion.token_ids) for completion in alone}) == 4
+    assert together[5] == engine.generate([question("q", tokens=8)])[0]
 
 
 def test_tile_limit_of_a_request(engine: LocalEngine) -> None:

@@ -10,6 +10,7 @@ from transformers import masking_utils
 from sailctl.core.device import Device, pick
 from sailctl.core.errors import DataError
 from sailctl.core.model import attention
+from sailctl.core.model.sampling import Draw
 from sailctl.core.model.vision import pixel_shuffle
 from sailctl.core.model.vlm import VisionLanguageModel
 from sailctl.core.schema.model import ModelConfig
@@ -277,3 +278,16 @@ def test_no_wanted_row_is_no_error() -> None:
     assert hidden.shape == (0, config.llm.hidden_size)
     hidden.sum().backward()
     assert all(not p.grad.any() for p in model.llm.model.layers.parameters() if p.grad is not None)
+
+
+def test_drawn_tokens_follow_the_probabilities() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, float("-inf")]])
+    counts = torch.zeros(4)
+    draw = Draw([0.5], [3])
+    for _ in range(4000):
+        counts[draw(torch.empty(1, 0), logits)[0].argmax()] += 1
+    expected = (logits[0] / 0.5).softmax(dim=-1)
+    assert torch.allclose(counts / 4000, expected, atol=0.025)  # 3 standard deviations of a share are 0.016
+    assert counts[3] == 0
+    mixed = Draw([0.0, 1.0], [0, 0])(torch.empty(2, 0), logits.repeat(2, 1))
+    assert torch.equal(mixed[0], logits[0]) and (mixed[1] == 0.0).sum() == 1 and mixed[1].isneginf().sum() == 3

@@ -18,7 +18,6 @@ from sailctl.core.records import Turn
 
 if TYPE_CHECKING:
     from sailctl.core.engines.local import LocalEngine
-    from sailctl.core.model.weights import Loaded
 
 
 class Reporter(Protocol):
@@ -59,17 +58,6 @@ class PredictionStore:
         new = {key: text for key, text in predictions.items() if key not in self._predictions}
         append_jsonl(self.path, [{"key": key, "prediction": text} for key, text in new.items()])
         self._predictions.update(new)
-
-
-def fingerprint(loaded: Loaded) -> str:
-    """blake2b-128 (hex) of the model's config, dtypes and weights: of all that an answer depends on."""
-    import torch
-
-    digest = hashlib.blake2b(loaded.config.model_dump_json().encode(), digest_size=16)
-    for name, tensor in sorted(loaded.model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def predict(

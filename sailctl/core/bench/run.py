@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from sailctl.core.bench.lineage import default_out, run_of
-from sailctl.core.bench.predict import PredictionStore, Reporter, fingerprint, predict
+from sailctl.core.bench.predict import PredictionStore, Reporter, predict
 from sailctl.core.bench.statistics import difference, score_flat_mean, score_graded, score_yes_no
 from sailctl.core.bench.suite_synth import TASKS, Item, Task, chance, load_items, scorer
 from sailctl.core.bench.untrained import untrained_model
@@ -61,6 +61,7 @@ def _bench(
 ) -> dict[str, Any]:
     from sailctl.core.device import pick
     from sailctl.core.engines.local import LocalEngine
+    from sailctl.core.model.fingerprint import fingerprint
     from sailctl.core.model.weights import load_model
 
     began = time.perf_counter()

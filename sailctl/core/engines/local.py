@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ MAX_IMAGE_PIXELS = 100_000_000  # a picture with more is a decompression bomb, n
 class Request:
     """One question: turns that end with the user's, its pictures, and how to answer.
 
-    Pictures the turns show no `<image>` for are put before the first user turn. `max_tiles` None is the model's own.
+    Pictures the turns show no `<image>` for are put before the first user turn. `max_tiles` None is the model's own;
+    `seed` decides what is drawn above temperature 0.
     """
 
     turns: tuple[Turn, ...]
@@ -38,23 +39,31 @@ class Request:
     max_new_tokens: int
     temperature: float = 0.0
     max_tiles: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer: its text, the ids drawn (with the stop token, if one was), the prompt's ids, all tiles shown."""
+    """An answer: its text, the ids drawn (with the stop token, if one was), the prompt's ids, all tiles shown.
+
+    One that is not `ended` reached `max_new_tokens` without a stop token.
+    """
 
     text: str
     token_ids: list[int]
     prompt_ids: list[int]
     num_tiles: int
+    ended: bool
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
+    """A request on its way: its prompt's ids, how many tiles it shows and, where they are cut already, the tiles."""
+
     request: Request
     prompt_ids: list[int]
     num_tiles: int
+    tiles: torch.Tensor | None = None
 
 
 class LocalEngine:
@@ -76,62 +85,81 @@ class LocalEngine:
         Raises DataError naming the request for a picture that cannot be read or placeholders that match no picture,
         UsageError for a prompt longer than the model's positions.
         """
-        prepared = [self._prepare(index, request) for index, request in enumerate(requests)]
+        return self.complete([self._named(index, request) for index, request in enumerate(requests)])
+
+    def prepare(self, request: Request, *, cut: bool = False) -> Prepared:
+        """Look at a request before it is answered; `cut` decodes its pictures and makes their tiles now.
+
+        Raises SampleError for a picture that cannot be read or placeholders that match no picture, UsageError for a
+        prompt longer than the model's positions.
+        """
+        config = self.model.config
+        counts = [images.num_tiles(*_size(image), **self._tiling(request)) for image in request.images]
+        turns = _with_placeholders(request.turns, len(counts))
+        prompt_ids, _ = encode_turns(
+            self.tokenizer, self._template, turns, counts, config.tokens_per_tile, add_generation_prompt=True
+        )
+        limit = config.llm.max_position_embeddings
+        if len(prompt_ids) + request.max_new_tokens > limit:
+            raise UsageError(
+                f"{len(prompt_ids)} prompt tokens + {request.max_new_tokens} new ones > {limit}, the model's longest "
+                "text; ask for fewer, or show fewer tiles"
+            )
+        return Prepared(request, prompt_ids, sum(counts), self._tiles(request) if cut else None)
+
+    def complete(
+        self, prepared: Sequence[Prepared], *, abandon: Callable[[], bool] = lambda: False
+    ) -> list[Completion]:
+        """Answer requests that were looked at, in the order given.
+
+        When `abandon`, asked after every token, says so, answers end where they are.
+        """
         order = sorted(range(len(prepared)), key=lambda index: _batch_key(prepared[index]))
         completions: list[Completion | None] = [None] * len(prepared)
-        for _, same in itertools.groupby(order, key=lambda index: _batch_key(prepared[index])[:2]):
+        for _, same in itertools.groupby(order, key=lambda index: prepared[index].request.max_new_tokens):
             alike = list(same)
             for start in range(0, len(alike), self.batch_size):
                 batch = alike[start : start + self.batch_size]
-                answers = self._answer([prepared[index] for index in batch])
+                answers = self._answer([prepared[index] for index in batch], abandon)
                 for index, completion in zip(batch, answers, strict=True):
                     completions[index] = completion
         return [completion for completion in completions if completion is not None]
 
-    def _prepare(self, index: int, request: Request) -> _Prepared:
-        config = self.model.config
+    def _named(self, index: int, request: Request) -> Prepared:
         try:
-            counts = [images.num_tiles(*_size(image), **self._tiling(request)) for image in request.images]
-            turns = _with_placeholders(request.turns, len(counts))
-            prompt_ids, _ = encode_turns(
-                self.tokenizer, self._template, turns, counts, config.tokens_per_tile, add_generation_prompt=True
-            )
+            return self.prepare(request)
         except SampleError as error:
             raise DataError(f"request {index}: {error}") from error
-        limit = config.llm.max_position_embeddings
-        if len(prompt_ids) + request.max_new_tokens > limit:
-            raise UsageError(
-                f"request {index}: {len(prompt_ids)} prompt tokens + {request.max_new_tokens} new ones > {limit}, the "
-                "model's longest text; ask for fewer, or show fewer tiles"
-            )
-        return _Prepared(request, prompt_ids, sum(counts))
+        except UsageError as error:
+            raise UsageError(f"request {index}: {error}") from error
 
-    def _answer(self, batch: list[_Prepared]) -> list[Completion]:
-        first = batch[0].request
+    def _answer(self, batch: list[Prepared], abandon: Callable[[], bool]) -> list[Completion]:
         rows = self.model.generate(
             [item.prompt_ids for item in batch],
-            [self._tiles(item.request) for item in batch],
-            max_new_tokens=first.max_new_tokens,
-            temperature=first.temperature,
+            [self._shown(item) for item in batch],
+            max_new_tokens=batch[0].request.max_new_tokens,
+            temperature=[item.request.temperature for item in batch],
             eos_ids=self._stops,
+            seed=[item.request.seed for item in batch],
+            abandon=abandon,
         )
         texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
         return [
-            Completion(text, row, item.prompt_ids, item.num_tiles)
+            Completion(text, row, item.prompt_ids, item.num_tiles, row[-1] in self._stops)
             for text, row, item in zip(texts, rows, batch, strict=True)
         ]
 
+    def _shown(self, item: Prepared) -> torch.Tensor | None:
+        try:
+            return self._tiles(item.request) if item.tiles is None else item.tiles
+        except SampleError as error:
+            raise DataError(f"picture: {error}") from error
+
     def _tiles(self, request: Request) -> torch.Tensor | None:
-        if not request.images:
-            return None
-        tiles = []
-        for image in request.images:
-            try:
-                picture = _picture(image)
-            except SampleError as error:
-                raise DataError(f"picture: {error}") from error
-            tiles.append(torch.from_numpy(images.tile(picture, **self._tiling(request))))
-        return torch.cat(tiles).to(self.device.torch)
+        tiles = [
+            torch.from_numpy(images.tile(_picture(image), **self._tiling(request))) for image in request.images
+        ]  # fmt: skip
+        return torch.cat(tiles) if tiles else None
 
     def _tiling(self, request: Request) -> dict[str, Any]:
         config = self.model.config
@@ -144,8 +172,8 @@ class LocalEngine:
         }
 
 
-def _batch_key(item: _Prepared) -> tuple[int, float, int]:
-    return item.request.max_new_tokens, item.request.temperature, len(item.prompt_ids)
+def _batch_key(item: Prepared) -> tuple[int, int]:
+    return item.request.max_new_tokens, len(item.prompt_ids)
 
 
 def _with_placeholders(turns: tuple[Turn, ...], num_images: int) -> tuple[Turn, ...]:

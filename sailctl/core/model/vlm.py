@@ -6,20 +6,20 @@ row length; tiles are ICSS: C colours, S pixels of a tile's side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.initialization import no_init_weights
 
-from sailctl.core.device import device_of
 from sailctl.core.errors import DataError
 from sailctl.core.model.attention import packed_arguments
 from sailctl.core.model.initialise import reset_weights
 from sailctl.core.model.language import build_llm
 from sailctl.core.model.projector import build_projector, shuffle_factor
+from sailctl.core.model.sampling import Abandon, Draw
 from sailctl.core.model.vision import build_vision, layers_of, normalise, patch_features, pixel_shuffle
 from sailctl.core.schema.model import ModelConfig
 
@@ -152,19 +152,23 @@ class VisionLanguageModel(nn.Module):
         tiles: list[torch.Tensor | None],
         *,
         max_new_tokens: int,
-        temperature: float,
+        temperature: float | Sequence[float],
         eos_ids: Sequence[int],
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
+        abandon: Callable[[], bool] = lambda: False,
     ) -> list[list[int]]:
         """Continue each row; new token ids only, ending with the stop token where one was drawn.
 
-        Rows are left-padded and share a KV cache. `temperature` 0 is greedy; above it, sampling draws from `seed` and
-        leaves the caller's random state alone.
+        Rows are left-padded and share a KV cache. `temperature` 0 is greedy; above it a row draws from its seed, its
+        neighbours changing nothing; both are one for all rows or one each. The caller's random state is left alone.
+        When `abandon`, asked after every token, says so, the rows end where they are.
         """
+        temperatures = [float(temperature)] * len(input_ids) if isinstance(temperature, int | float) else temperature
+        seeds = [seed] * len(input_ids) if isinstance(seed, int) else seed
         modes = {part: part.training for part in (self, self.vision, self.projector, self.llm)}
         self.eval()
         try:
-            return self._generate(input_ids, tiles, max_new_tokens, temperature, eos_ids, seed)
+            return self._generate(input_ids, tiles, max_new_tokens, eos_ids, Draw(temperatures, seeds), abandon)
         finally:
             for part, training in modes.items():  # a frozen tower may be in eval mode while the rest trains
                 part.train(training)
@@ -174,24 +178,25 @@ class VisionLanguageModel(nn.Module):
         input_ids: list[list[int]],
         tiles: list[torch.Tensor | None],
         max_new_tokens: int,
-        temperature: float,
         eos_ids: Sequence[int],
-        seed: int,
+        draw: Draw,
+        abandon: Callable[[], bool],
     ) -> list[list[int]]:
         embeddings_BSD, mask_BS = self._left_padded(input_ids, tiles, self.llm.device)
-        options = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens,
-            do_sample=temperature > 0,
+            do_sample=False,
             eos_token_id=list(eos_ids),
             pad_token_id=eos_ids[0],
             use_cache=True,
-            **options,
         )
-        with device_of(embeddings_BSD).forked_rng(seed):
-            ids = self.llm.generate(
-                inputs_embeds=embeddings_BSD, attention_mask=mask_BS, generation_config=settings
-            ).tolist()
+        ids = self.llm.generate(
+            inputs_embeds=embeddings_BSD,
+            attention_mask=mask_BS,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([draw]),
+            stopping_criteria=StoppingCriteriaList([Abandon(abandon)]),
+        ).tolist()
         stops = set(eos_ids)
         ends = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in ids]
         return [row[:end] for row, end in zip(ids, ends, strict=True)]
