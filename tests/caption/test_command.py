@@ -19,7 +19,6 @@ from sailctl.core.caption.request import CaptionRequest
 from sailctl.core.caption.worker import Part, spent_before, together
 from sailctl.core.engines.ask import Ask, Failed
 from sailctl.core.errors import UsageError
-from sailctl.core.schema.data import SourceConfig
 from tests.caption.helpers_caption import RuleEngine, lines, make_job, picture_tar, sidecar_rows, told
 from tests.helpers_data import picture, write_tar
 
@@ -149,10 +148,8 @@ def test_a_shard_that_cannot_be_read_fails_the_run_when_the_others_are_done(
     pq.write_table(pa.table({"image": [picture(0), picture(1)]}), tmp_path / "rows" / "a.parquet")
     (tmp_path / "rows" / "b.parquet").write_bytes(b"PAR1")
     result = sailctl("caption", "--data", tmp_path / "rows", *ASKING, "--out", tmp_path / "out")
-    assert (
-        result.exit_code == 1
-        and "1 of the data shards could not be read, the others are done; the first: " in result.stderr
-    )
+    assert result.exit_code == 1
+    assert "1 of the data shards could not be read, the others are done; the first: " in result.stderr
     assert len(sidecar_rows(tmp_path / "out")) == 2
 
 
@@ -201,7 +198,3 @@ def test_many_workers_words_as_one() -> None:
         "stopped": True,
     }
     assert together([]) == {}
-
-
-def test_a_source_of_sidecars_needs_no_key_of_its_own() -> None:
-    assert SourceConfig(name="s", path="p", captions="c").captions == "c"

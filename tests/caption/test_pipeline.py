@@ -13,7 +13,7 @@ import pytest
 from sailctl.core.caption import job as jobs
 from sailctl.core.caption.job import Job
 from sailctl.core.engines.ask import Ask, Failed
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import StorageError, UsageError
 from sailctl.core.files import append_jsonl
 from sailctl.core.journal import Journal
 from sailctl.core.records import Turn, sample_id
@@ -228,6 +228,38 @@ def test_equal_samples_of_a_shard_are_asked_once_and_each_has_its_row(tmp_path: 
     assert rows[0]["text"] == rows[2]["text"] != rows[1]["text"] == rows[3]["text"]
 
 
+def test_equal_samples_with_different_alt_texts_are_different_questions(tmp_path: Path) -> None:
+    rows = [{"id": f"k{n}", "image": "p.png", "caption": "same", "alt_text": f"alt {n}"} for n in range(2)]
+    (tmp_path / "p.png").write_bytes(picture(0))
+    (tmp_path / "qa.en.txt").write_text("Of {caption}\n\nCalled {alt_text}")
+    engine = RuleEngine(lambda ask: PAIRS if "Called" in ask.turns[0].text else told(ask))
+    data = write_jsonl(tmp_path / "a.jsonl", rows)
+    caption(make_job(tmp_path / "out", data, tasks=("detailed", "qa"), prompts=tmp_path), engine)
+    texts = sorted(ask.turns[0].text for ask in engine.asked)
+    assert len(texts) == 3 and [text[-5:] for text in texts if "Called" in text] == ["alt 0", "alt 1"]
+    assert len(sidecar_rows(tmp_path / "out", "qa-en")) == len(sidecar_rows(tmp_path / "out")) == 2
+
+
+def test_a_shard_of_nothing_is_sealed_as_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n")
+    caption(make_job(tmp_path / "out", tmp_path / "a.jsonl"))
+    assert sidecar_rows(tmp_path / "out") == [] and (tmp_path / "out" / "manifests" / "a.json").is_file()
+
+
+def test_data_behind_a_url(tmp_path: Path) -> None:
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for shard in range(2):
+        data = picture_tar(tmp_path / "x.tar", range(shard * 2, shard * 2 + 2)).read_bytes()
+        store.pipe(f"/captioning/{shard}.tar", data)
+    caption(make_job(tmp_path / "out", "memory://captioning/*.tar"))
+    assert [(row["shard"], row["text"]) for row in sidecar_rows(tmp_path / "out")] == [
+        (f"{number // 2}.tar", of(number)) for number in range(4)
+    ]
+    store.rm("/captioning", recursive=True)
+
+
 def test_equal_names_in_different_folders_stay_apart(tmp_path: Path) -> None:
     for number, name in enumerate("xy"):
         (tmp_path / name).mkdir()
@@ -338,6 +370,63 @@ class TestResume:
         whole = make_job(tmp_path / "whole", tmp_path / "*.tar")
         caption(whole)
         assert sidecar_rows(job.out) == sidecar_rows(whole.out)
+
+    def test_questions_wait_for_their_description_over_any_number_of_breaks(self, job: Job, tmp_path: Path) -> None:
+        both = make_job(tmp_path / "both", tmp_path / "*.tar", tasks=("detailed", "qa"))
+        rule = TestTasks().answer
+        asked, taken = [], 0
+        for given in (1, 2, 3, 5, 4):
+            engine = RuleEngine(rule, fail_after=given)
+            with pytest.raises(RuntimeError):
+                caption(both, engine)
+            asked += engine.asked
+            taken += given
+        engine = RuleEngine(rule)
+        caption(both, engine)
+        assert len(engine.asked) == 24 - taken
+        details, pairs = sidecar_rows(both.out), sidecar_rows(both.out, "qa-en")
+        assert len(details) == len(pairs) == 12
+        whole = make_job(tmp_path / "whole", tmp_path / "*.tar", tasks=("detailed", "qa"))
+        caption(whole, RuleEngine(rule))
+        assert sidecar_rows(whole.out, "qa-en") == pairs and sidecar_rows(whole.out) == details
+
+    def test_a_first_try_of_no_use_is_not_asked_a_third_time(self, tmp_path: Path) -> None:
+        job = make_job(tmp_path / "out", picture_tar(tmp_path / "x.tar", [0]), tasks=("qa",))
+        first = RuleEngine(lambda ask: "nothing", fail_after=1)
+        with pytest.raises(RuntimeError):
+            caption(job, first)
+        second = RuleEngine(lambda ask: "nothing")
+        caption(job, second)
+        assert [ask.seed for ask in second.asked] == [1]
+        (row,) = all_lines(job.out, "quarantine")
+        assert (row["reason"], row["attempts"]) == ("unparsable", 2)
+
+    def test_a_shard_that_changed_under_its_journal_is_refused(self, job: Job, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError):
+            caption(job, RuleEngine(fail_after=2))
+        data = (tmp_path / "0.tar").read_bytes()
+        (tmp_path / "0.tar").write_bytes(data.replace(b"00000.txt", b"00009.txt"))
+        pipeline = caption(job)
+        assert ["has changed since its captions were begun" in line for line in pipeline.feed.broken] == [True]
+        (tmp_path / "0.tar").write_bytes(data)
+        caption(job)
+        assert [row["text"] for row in sidecar_rows(job.out)] == [of(number) for number in range(12)]
+
+    def test_a_disk_that_fills_while_sealing(self, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+        from sailctl.core.caption import sidecar
+
+        with monkeypatch.context() as full:
+
+            def refuse(*_: object) -> None:
+                raise StorageError("cannot write: no space left")
+
+            full.setattr(sidecar, "write_manifest", refuse)
+            with pytest.raises(StorageError, match="no space left"):
+                caption(job)
+        engine = RuleEngine()
+        caption(job, engine)
+        assert len(engine.asked) < 12
+        assert [row["text"] for row in sidecar_rows(job.out)] == [of(number) for number in range(12)]
 
 
 class TestQuarantine:

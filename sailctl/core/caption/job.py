@@ -108,6 +108,7 @@ class Job:
             "prompts": prompts_digest(self.prompts),
             "model": self.model,
             "parameters": asdict(self.parameters),
+            "part_rows": PART_ROWS,
         }  # fmt: skip
 
     def claim(self) -> None:

@@ -94,7 +94,7 @@ class CaptionRequest:
                     f"--endpoint …@{parts.hostname}: no user or password in a URL; put the key in the environment "
                     "and name it with --api-key-env"
                 )
-        model = self.model or Path(str(self.checkpoint)).name
+        model = self.model or str(self.checkpoint)
         if self.max_cost is not None and not (self.price_in or self.price_out):
             raise UsageError("--max-cost needs --price-in and --price-out, per million tokens")
         return EngineChoice(
