@@ -291,3 +291,24 @@ def test_drawn_tokens_follow_the_probabilities() -> None:
     assert counts[3] == 0
     mixed = Draw([0.0, 1.0], [0, 0])(torch.empty(2, 0), logits.repeat(2, 1))
     assert torch.equal(mixed[0], logits[0]) and (mixed[1] == 0.0).sum() == 1 and mixed[1].isneginf().sum() == 3
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_a_lean_mlp_is_the_stock_one_bit_by_bit_and_keeps_less(kind: str) -> None:
+    torch.manual_seed(0)
+    lean = VisionLanguageModel(tiny_config(kind, "aimv2"), IMAGE).llm.model.layers[0].mlp
+    stock_class = type(lean).__mro__[2]
+    stock = stock_class(lean.config)
+    stock.load_state_dict(lean.state_dict())
+    results, kept = [], []
+    for mlp in (lean, stock):
+        sizes: list[int] = []
+        rows = torch.linspace(-3, 3, 20 * lean.hidden_size).view(1, 20, -1).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            out = mlp(rows)
+        out.square().sum().backward()
+        results.append([out, rows.grad, *(parameter.grad for parameter in mlp.parameters())])
+        kept.append(sizes.count(20 * lean.intermediate_size))
+    assert stock_class.__module__.startswith("transformers.") and type(lean) is not stock_class
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert kept == [3, 4]

@@ -1,13 +1,9 @@
-"""The language model: stock transformers Qwen2, Qwen3 or Qwen3-MoE, with our packed attention and last layer.
-
-Shapes: B rows, S positions of a row, D width, N positions whose hidden states are wanted.
-"""
+"""The language model: stock transformers Qwen2, Qwen3 or Qwen3-MoE, with our packed attention and leaner layers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -18,11 +14,9 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
-from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeDecoderLayer
 
 from sailctl.core.model.attention import VARLEN
+from sailctl.core.model.lean import make_lean
 from sailctl.core.schema.model import LLMConfig
 
 STOCK_CONFIGS: dict[str, type[PreTrainedConfig]] = {
@@ -34,33 +28,6 @@ _MODELS: dict[str, type[PreTrainedModel]] = {
     "qwen2": Qwen2ForCausalLM,
     "qwen3": Qwen3ForCausalLM,
     "qwen3_moe": Qwen3MoeForCausalLM,
-}
-
-
-class _WantedRows:
-    """Goes before a stock layer's class: behind the attention only the positions `wanted_N` go on, where it is given.
-
-    Nobody but the loss looks at what the last layer makes, and it looks at supervised positions alone. Without
-    `wanted_N` the layer is the stock one.
-    """
-
-    def forward(self: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        wanted_N = kwargs.pop("wanted_N", None)
-        if wanted_N is None:
-            return super().forward(hidden_states, **kwargs)  # type: ignore[misc]
-        attended_BSD, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
-        kept_BND = (hidden_states + attended_BSD).index_select(1, wanted_N)
-        return kept_BND + self.mlp(self.post_attention_layernorm(kept_BND))
-
-
-def _last_layer(stock: Any) -> Any:
-    return type(f"Last{stock.__name__}", (_WantedRows, stock), {})
-
-
-_LAST_LAYERS: dict[str, Any] = {
-    "qwen2": _last_layer(Qwen2DecoderLayer),
-    "qwen3": _last_layer(Qwen3DecoderLayer),
-    "qwen3_moe": _last_layer(Qwen3MoeDecoderLayer),
 }
 
 
@@ -104,5 +71,5 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
     stock = stock_config(config)
     stock._attn_implementation = VARLEN
     llm: Any = model_class(config)(stock)
-    llm.model.layers[-1].__class__ = _LAST_LAYERS[config.kind]  # the same weights and buffers, another forward pass
+    make_lean(llm)
     return llm

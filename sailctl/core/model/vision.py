@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import Aimv2VisionConfig, Aimv2VisionModel, InternVLVisionConfig, InternVLVisionModel
 
+from sailctl.core.model.lean import lean_mlp
 from sailctl.core.schema.model import VisionConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,7 +56,10 @@ def _aimv2_config(config: VisionConfig) -> Aimv2VisionConfig:
 def build_vision(config: VisionConfig) -> Tower:
     """A tower of this shape with transformers' own initial values; drop path is added by hooks where asked for."""
     if config.kind == "aimv2":
-        return Aimv2VisionModel(_aimv2_config(config))
+        aimv2 = Aimv2VisionModel(_aimv2_config(config))
+        for layer in aimv2.encoder.layers:
+            lean_mlp(layer.get_submodule("ffn"))
+        return aimv2
     tower = InternVLVisionModel(_internvit_config(config))
     if config.drop_path > 0:
         _add_drop_path(tower, config)

@@ -138,7 +138,7 @@ def _positions(tower: VisionConfig) -> int:
 
 def _tower_layer(tower: VisionConfig) -> float:
     """Bytes one position saves in one trained layer of the tower."""
-    width, inner = (28, 4) if tower.kind == "internvit" else (34, 8)
+    width, inner = (28, 4) if tower.kind == "internvit" else (34, 6)
     return width * tower.hidden_size + inner * tower.intermediate_size + 4 * tower.num_heads + 16
 
 
@@ -155,7 +155,7 @@ def _llm_layer(llm: LLMConfig, trained: bool) -> float:
 
 def _llm_mlp(llm: LLMConfig, trained: bool) -> float:
     """Bytes one token saves behind the attention of one layer, its norm included."""
-    width, inner = (14, 8) if trained else (4, 6)
+    width, inner = (14, 6) if trained else (4, 4)
     bytes_ = width * llm.hidden_size + 4
     if llm.kind != "qwen3_moe":
         return bytes_ + inner * llm.intermediate_size
