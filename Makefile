@@ -18,9 +18,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# DeepSpeed without its compiled kernels: the tests run it on the CPU, where it needs none.
+# DeepSpeed without its compiled kernels: the tests run it on the CPU, where it needs none. Ray for two local workers.
 $(TESTABLE): $(INSTALLED)
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed]'
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deepspeed,ray]'
 	touch $@
 
 demo: $(INSTALLED)

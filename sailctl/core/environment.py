@@ -13,7 +13,10 @@ from sailctl import __version__
 from sailctl.core.device import Device, pick
 from sailctl.core.errors import UsageError
 
-REQUIRED = ("torch", "transformers", "safetensors", "numpy", "pillow", "pyarrow", "fsspec", "pydantic", "typer", "rich")
+REQUIRED = (
+    *("torch", "transformers", "safetensors", "numpy", "pillow", "pyarrow", "fsspec", "aiohttp", "orjson", "pydantic"),
+    *("typer", "rich"),
+)
 
 # Extra of the package -> (the distribution it brings, what for).
 EXTRAS = {
@@ -23,7 +26,7 @@ EXTRAS = {
     "lmdeploy": ("lmdeploy", "serving a captioner"),
     "bench": ("ms-vlmeval", "public benchmarks through VLMEvalKit"),
     "ray": ("ray", "data work on several machines"),
-    "remote": ("aiohttp", "data sources behind https:// and s3://"),
+    "remote": ("s3fs", "data sources behind s3://"),
     "tensorboard": ("tensorboard", "train.trackers: event files of a run"),
     "wandb": ("wandb", "train.trackers: a run of Weights & Biases"),
 }
