@@ -55,6 +55,7 @@ def caption(
         int | None, S("--max-image-side", help="Make larger pictures smaller; else bytes go as they are.", min=16)
     ] = None,
     in_flight: Annotated[int, S("--in-flight", help="Most requests open at once, over all processes.", min=1)] = 256,
+    timeout: Annotated[float, S("--timeout", help="Seconds one request may take.", min=0.1)] = 300.0,
     requests_per_minute: Annotated[
         float | None, S("--requests-per-minute", help="Rate limit of the whole job, over all --shard i/n.", min=0.001)
     ] = None,
@@ -94,8 +95,8 @@ def caption(
 
     request = CaptionRequest(
         data or [], out, task or ["detailed"], lang, image_root, prompts, endpoint or [], model, engine, checkpoint,
-        device, api_key_env, max_tokens, temperature, max_image_side, in_flight, requests_per_minute, tokens_per_minute,
-        price_in, price_out, max_cost, processes, shard, ray, retry_quarantined,
+        device, api_key_env, max_tokens, temperature, max_image_side, in_flight, timeout, requests_per_minute,
+        tokens_per_minute, price_in, price_out, max_cost, processes, shard, ray, retry_quarantined,
     )  # fmt: skip
     if dry_run:
         plan = request.plan()

@@ -58,13 +58,13 @@ async def _next(asks: AsyncIterator[Ask]) -> Ask | None:
     return await anext(asks, None)
 
 
-def open_engine(choice: Any, *, processes: int, **_: Any) -> NotingEngine:
+def open_pool(choice: Any, *, processes: int, **_: Any) -> NotingEngine:
     """What a worker asks instead of a pool."""
     in_flight = max(1, choice.in_flight // processes)
     return NotingEngine(os.environ["ASKED"], float(os.environ["DELAY_MS"]) / 1000, in_flight)
 
 
-worker.open_engine = open_engine  # type: ignore[assignment]
+worker.open_pool = open_pool  # type: ignore[assignment]
 
 if __name__ == "__main__":
     from sailctl.cli import main

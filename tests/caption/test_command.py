@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from sailctl.cli import app
 from sailctl.core.caption import worker
-from sailctl.core.caption.engine import EngineChoice, open_engine
+from sailctl.core.caption.engine import EngineChoice, open_pool
 from sailctl.core.caption.report import quantiles
 from sailctl.core.caption.request import CaptionRequest
 from sailctl.core.caption.worker import Part, spent_before, together
@@ -33,7 +33,7 @@ def sailctl(*words: object) -> Result:
 def engine(monkeypatch: pytest.MonkeyPatch) -> RuleEngine:
     """What the command asks instead of a pool."""
     made = RuleEngine()
-    monkeypatch.setattr(worker, "open_engine", lambda *_, **__: made)
+    monkeypatch.setattr(worker, "open_pool", lambda *_, **__: made)
     return made
 
 
@@ -163,10 +163,10 @@ class TestBudgets:
         assert spent_before(Part(job, self.choice(), 0, 1)) == (50, 10)
         assert [spent_before(Part(job, self.choice(), half, 2)) for half in range(2)] == [(30, 6), (20, 4)]
         with pytest.raises(UsageError, match=r"--max-cost 60: its part for this worker, 60, is spent \(70.0000\)"):
-            open_engine(self.choice(max_cost=60), processes=1, workers=1, spent=(50, 10))
+            open_pool(self.choice(max_cost=60), processes=1, workers=1, spent=(50, 10))
 
     def test_what_is_journaled_counts_too(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worker, "open_engine", lambda *_, **__: RuleEngine(fail_after=2))
+        monkeypatch.setattr(worker, "open_pool", lambda *_, **__: RuleEngine(fail_after=2))
         with pytest.raises(RuntimeError):
             CliRunner().invoke(
                 app, ["caption", "--data", str(data), *ASKING, "--out", str(tmp_path / "out")], catch_exceptions=False

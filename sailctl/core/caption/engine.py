@@ -8,6 +8,7 @@ from sailctl.core.engines.ask import Engine
 from sailctl.core.errors import UsageError
 
 KINDS = ("openai", "local", "lmdeploy")
+MAX_BATCH = 32  # questions a local model answers at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class EngineChoice:
     checkpoint: str | None = None
     device: str = "auto"
     in_flight: int = 256
+    timeout_s: float = 300.0
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_cost: float | None = None
@@ -35,16 +37,19 @@ class EngineChoice:
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
 
 
-def open_engine(choice: EngineChoice, *, processes: int, workers: int, spent: tuple[int, int]) -> Engine:
-    """The engine for one of `workers` workers, of which `processes` are this command's.
+def open_local(choice: EngineChoice) -> Engine:
+    """The model of this process; its name tells its weights."""
+    from sailctl.core.engines.batched import BatchedLocal
+
+    assert choice.checkpoint is not None
+    return BatchedLocal.open(choice.checkpoint, choice.device, min(choice.in_flight, MAX_BATCH))
+
+
+def open_pool(choice: EngineChoice, *, processes: int, workers: int, spent: tuple[int, int]) -> Engine:
+    """The endpoints for one of `workers` workers, of which `processes` are this command's.
 
     `spent` are the tokens this worker's part has cost so far. Raises UsageError where nothing may be spent any more.
     """
-    if choice.kind == "local":
-        from sailctl.core.engines.batched import BatchedLocal
-
-        assert choice.checkpoint is not None
-        return BatchedLocal.open(choice.checkpoint, choice.device, min(choice.in_flight, 64))
     left = None if choice.max_cost is None else choice.max_cost / workers - choice.cost(*spent)
     if left is not None and left <= 0:
         raise UsageError(
@@ -56,6 +61,7 @@ def open_engine(choice: EngineChoice, *, processes: int, workers: int, spent: tu
 
     options = PoolOptions(
         in_flight=max(1, choice.in_flight // processes),
+        timeout_s=choice.timeout_s,
         requests_per_minute=_part(choice.requests_per_minute, workers),
         tokens_per_minute=_part(choice.tokens_per_minute, workers),
         max_cost=left,

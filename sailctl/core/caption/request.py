@@ -16,12 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sailctl.core.caption.display import Display, Reporter
-from sailctl.core.caption.engine import KINDS, EngineChoice
+from sailctl.core.caption.engine import KINDS, EngineChoice, open_local
 from sailctl.core.caption.job import Job, Parameters, find_data
 from sailctl.core.caption.prompts import LANGUAGES, load_prompts
 from sailctl.core.caption.report import add_up, write_report
 from sailctl.core.caption.tasks import parse_tasks
 from sailctl.core.caption.worker import STOP, Part, Progress, heard, together, work, work_here
+from sailctl.core.engines.ask import Engine
 from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
 from sailctl.core.files import storage_errors
 from sailctl.core.workers import Where, map_parts, ray_nodes, stop_signals
@@ -47,6 +48,7 @@ class CaptionRequest:
     temperature: float = 0.0
     max_image_side: int | None = None
     in_flight: int = 256
+    timeout_s: float = 300.0
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     price_in: float = 0.0
@@ -105,6 +107,7 @@ class CaptionRequest:
             checkpoint=self.checkpoint,
             device=self.device,
             in_flight=self.in_flight,
+            timeout_s=self.timeout_s,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
             max_cost=self.max_cost,
@@ -115,7 +118,8 @@ class CaptionRequest:
     def plan(self) -> dict[str, Any]:
         """What `run` would do, as JSON; nothing is written but an index beside shards that have none."""
         job, choice = self.job(), self.choice()
-        job.check()
+        if choice.kind != "local":  # whose name is known when its weights are
+            job.check()
         index, count = self._shard()
         processes = self._processes()
         done = add_up(job, choice)
@@ -141,6 +145,9 @@ class CaptionRequest:
         job, choice = self.job(), self.choice()
         index, count = self._shard()
         processes = self._processes()
+        local = open_local(choice) if choice.kind == "local" else None
+        if local is not None and self.model is None:  # named by its weights, which are known only now
+            job = replace(job, model=local.model)
         job.claim()
         began = time.monotonic()
         with self._servers(choice, reporter) as served:
@@ -157,7 +164,7 @@ class CaptionRequest:
                 for number in range(processes)
             ]
             try:
-                told = self._work(parts, reporter)
+                told = self._work(parts, reporter, local)
             except SailctlError as error:
                 with suppress(SailctlError):  # what is sealed is worth a report; the failure is worth more
                     write_report(job, choice, {}, self.data[0])
@@ -201,6 +208,7 @@ class CaptionRequest:
             ("--temperature", self.temperature, default.temperature),
             ("--max-image-side", self.max_image_side, None),
             ("--in-flight", self.in_flight, default.in_flight),
+            ("--timeout", self.timeout_s, default.timeout_s),
             ("--requests-per-minute", self.requests_per_minute, None),
             ("--tokens-per-minute", self.tokens_per_minute, None),
             ("--price-in", self.price_in, default.price_in),
@@ -223,7 +231,7 @@ class CaptionRequest:
         return int(index), int(count)
 
     def _processes(self) -> int:
-        if self.engine == "local" and self.processes > 1:
+        if self.engine == "local" and (self.processes > 1 or self.ray is not None):
             raise UsageError("--engine local answers in one process; start one command a device, with --shard i/n")
         if self.ray is not None and self.processes == 1 and self.ray != "local":
             return ray_nodes(self.ray)
@@ -237,11 +245,11 @@ class CaptionRequest:
 
         return served(choice, reporter.info)
 
-    def _work(self, parts: list[Part], reporter: Reporter) -> Progress:
+    def _work(self, parts: list[Part], reporter: Reporter, local: Engine | None) -> Progress:
         show = Display(reporter)
         with stop_signals() as asked:
             if len(parts) == 1 and self.ray is None:
-                return work_here(parts[0], asked, show)
+                return work_here(parts[0], asked, show, local)
             channel = parts[0].job.out / f".progress-{socket.gethostname()}-{os.getpid()}"
             with storage_errors(channel):
                 _clear_channels(channel)

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.caption.engine import EngineChoice, open_engine
+from sailctl.core.caption.engine import EngineChoice, open_pool
 from sailctl.core.caption.feed import Feed
 from sailctl.core.caption.job import JOURNALS, Job
 from sailctl.core.caption.pipeline import Pipeline
 from sailctl.core.caption.sidecar import all_manifests
+from sailctl.core.engines.ask import Engine
 from sailctl.core.errors import UsageError
 from sailctl.core.files import base_name
 from sailctl.core.journal import read_records
@@ -58,15 +59,20 @@ def work(part: Part) -> Progress:
     return work_here(part, stop.exists, tell)
 
 
-def work_here(part: Part, stop: Callable[[], bool], tell: Callable[[Progress], None]) -> Progress:
-    """Do a part in this process."""
-    return asyncio.run(_work(part, stop, tell))
+def work_here(
+    part: Part, stop: Callable[[], bool], tell: Callable[[Progress], None], engine: Engine | None = None
+) -> Progress:
+    """Do a part in this process, with an engine that is open already or with the part's endpoints."""
+    return asyncio.run(_work(part, stop, tell, engine))
 
 
-async def _work(part: Part, stop: Callable[[], bool], tell: Callable[[Progress], None]) -> Progress:
-    spent = spent_before(part) if part.engine.max_cost is not None else (0, 0)
+async def _work(
+    part: Part, stop: Callable[[], bool], tell: Callable[[Progress], None], engine: Engine | None
+) -> Progress:
+    if engine is None:
+        spent = spent_before(part) if part.engine.max_cost is not None else (0, 0)
+        engine = open_pool(part.engine, processes=part.processes, workers=part.workers, spent=spent)
     feed = Feed(part.job, part.worker, part.workers, retry=part.retry)
-    engine = open_engine(part.engine, processes=part.processes, workers=part.workers, spent=spent)
     pipeline = Pipeline(part.job, engine, feed, stop=stop, tell=tell)
     try:
         progress = await pipeline.run()
