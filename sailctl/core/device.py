@@ -35,6 +35,7 @@ from sailctl.core.errors import UsageError
 Precision = Literal["auto", "fp32", "bf16"]
 
 _COLLECTIVES = {"cuda": "nccl", "npu": "hccl", "cpu": "gloo"}
+_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
 
 def _load_npu() -> ModuleType | None:
@@ -181,6 +182,10 @@ class Device:
             return str(_backend(self.kind).get_device_name(self.torch))
         return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
 
+    def visible(self) -> tuple[str, int]:
+        """The environment variable naming the devices of this kind a process may see, and how many this one sees."""
+        return ("", 1) if self.kind == "cpu" else (_VISIBLE[self.kind], _backend(self.kind).device_count())
+
     @property
     def collective_backend(self) -> str:
         """The name torch.distributed knows this device's collectives by: nccl, hccl or gloo."""
@@ -289,14 +294,8 @@ def _torch_varlen() -> Any:
 
 
 def _torch_varlen_attention(
-    q_THD: torch.Tensor,
-    k_TKD: torch.Tensor,
-    v_TKD: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_seqlen: int,
-    causal: bool,
-    scale: float,
-) -> torch.Tensor:
+    q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, cu_seqlens: Tensor, max_seqlen: int, causal: bool, scale: float
+) -> Tensor:
     groups = q_THD.shape[1] // k_TKD.shape[1]
     if groups > 1:  # repeated rather than `enable_gqa`, which not every torch with this kernel has
         k_TKD, v_TKD = k_TKD.repeat_interleave(groups, dim=1), v_TKD.repeat_interleave(groups, dim=1)
