@@ -113,12 +113,8 @@ class Job:
 
     def claim(self) -> None:
         """Make the folder this job's. Raises UsageError, naming key and both values, where it is another one's."""
+        self.check()
         with storage_errors(self.out):
-            strangers = self.out.is_dir() and any(path.name != LOCK for path in self.out.iterdir())
-            if self.out.exists() and not self.out.is_dir():
-                raise UsageError(f"--out {self.out} is a file; give a folder")
-            if strangers and not (self.out / JOB_FILE).is_file() and not _is_leftover(self.out):
-                raise UsageError(f"--out {self.out} is not empty and holds no captions; give another folder")
             self.out.mkdir(parents=True, exist_ok=True)
             with by_turns(self.out / LOCK):
                 if (self.out / JOB_FILE).is_file():
@@ -127,9 +123,13 @@ class Job:
                     write_json(self.out / JOB_FILE, self.pinned())
 
     def check(self) -> None:
-        """Refuse another job's folder; nothing is written."""
+        """Refuse what `claim` would refuse; nothing is written."""
         path = self.out / JOB_FILE
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"--out {self.out} is a file; give a folder")
         if not path.is_file():
+            if self.out.is_dir() and not _is_leftover(self.out):
+                raise UsageError(f"--out {self.out} is not empty and holds no captions; give another folder")
             return
         try:
             found = _flat(json.loads(path.read_text(encoding="utf-8")))
@@ -205,7 +205,7 @@ def _names(shards: Sequence[str]) -> list[str]:
 
 
 def _is_leftover(out: Path) -> bool:
-    """Whether a folder holds only what a run that never began left."""
+    """Whether a folder holds nothing, or only what a run that never began left."""
     return all(path.name == LOCK or re.fullmatch(r"\..*\.tmp", path.name) for path in out.iterdir())
 
 

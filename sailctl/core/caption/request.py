@@ -148,9 +148,10 @@ class CaptionRequest:
         local = open_local(choice) if choice.kind == "local" else None
         if local is not None and self.model is None:  # named by its weights, which are known only now
             job = replace(job, model=local.model)
-        job.claim()
-        began = time.monotonic()
+        job.check()  # before servers load for minutes; what cannot be served leaves no folder behind
         with self._servers(choice, reporter) as served:
+            job.claim()
+            began = time.monotonic()
             parts = [
                 Part(
                     job,
@@ -159,7 +160,7 @@ class CaptionRequest:
                     workers=count * processes,
                     processes=processes,
                     retry=self.retry,
-                    needs_key=bool(os.environ.get(self.key_env)),
+                    needs_key=bool(served.key_env and os.environ.get(served.key_env)),
                 )
                 for number in range(processes)
             ]

@@ -12,7 +12,8 @@ from sailctl.core.engines.lmdeploy import LmdeployServers
 
 @contextmanager
 def served(choice: EngineChoice, say: Callable[[str], None]) -> Iterator[EngineChoice]:
-    """The choice with the addresses of its servers, which run as long as the block does."""
-    with LmdeployServers(choice.checkpoint) as servers:
+    """The choice with the addresses of its servers, which run as long as the block does; they take no key."""
+    name = None if choice.model == choice.checkpoint else choice.model
+    with LmdeployServers(choice.checkpoint, model=name, device=choice.device, say=say) as servers:
         say(f"serving {choice.checkpoint} at {', '.join(servers.urls)}")
-        yield replace(choice, kind="openai", urls=tuple(servers.urls))
+        yield replace(choice, kind="openai", model=servers.model, urls=tuple(servers.urls), key_env="")
