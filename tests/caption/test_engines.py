@@ -72,17 +72,6 @@ def test_without_lmdeploy_the_extra_is_named_and_nothing_is_left(
     monkeypatch.setattr(lmdeploy.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(lmdeploy.shutil, "which", lambda name: None)
     data = picture_tar(tmp_path / "a.tar", [0])
-    result = sailctl(
-        "caption",
-        "--data",
-        data,
-        "--engine",
-        "lmdeploy",
-        "--checkpoint",
-        "m",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "o",
-    )
+    words = ("caption", "--data", data, "--engine", "lmdeploy", "--checkpoint", "m", "--device", "cpu")
+    result = sailctl(*words, "--out", tmp_path / "o")
     assert result.exit_code == 2 and "lmdeploy is not installed" in result.stderr and not (tmp_path / "o").exists()
