@@ -6,18 +6,24 @@ import json
 import re
 import types
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
+import typer.main
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from sailctl.cli import app
+from sailctl.core.caption.job import JOB_FILE, JOURNALS, MANIFESTS, QUARANTINE, REJECTS
+from sailctl.core.caption.prompts import TASKS
+from sailctl.core.caption.report import REPORT
 from sailctl.core.data.encode import PROMPTS_EN, PROMPTS_ZH, full_turns
 from sailctl.core.data.sources import open_source
 from sailctl.core.model.presets import model_config
-from sailctl.core.records import REJECT_REASONS
+from sailctl.core.records import REJECT_REASONS, CaptionRow
 from sailctl.core.schema.data import DataConfig
 from sailctl.core.schema.load import load_recipe, recipe_stages
 from sailctl.core.schema.recipe import Recipe
@@ -176,6 +182,28 @@ class TestData:
         }
         weighted = DataConfig.model_validate(yaml.safe_load(made["weights.yaml"])["data"])
         assert [source.weight for source in weighted.sources] == [3, 1]
+
+
+class TestCaption:
+    def test_every_task_and_no_other(self) -> None:
+        found = [cells[0].strip("`") for cells in rows(page("caption.md")) if len(cells) == 3]
+        assert found == list(TASKS)
+
+    def test_every_column_of_a_sidecar_and_no_other(self) -> None:
+        listed = page("caption.md").partition("A sidecar is Parquet with the columns ")[2].partition(". `turns` is")[0]
+        columns = [field.name for field in fields(CaptionRow)]
+        assert sorted(re.findall(r"`(\w+)`", listed)) == sorted([*columns, "question"])
+
+    def test_every_option_it_names_is_one(self) -> None:
+        command = typer.main.get_command(app).commands["caption"]  # type: ignore[attr-defined]
+        known = {option for parameter in command.params for option in parameter.opts}
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page("caption.md"))) - {"--stage", "--set", "--array"}
+        assert named <= known and {"--task", "--shard", "--ray", "--max-cost"} <= named
+
+    def test_every_file_it_names_is_made(self) -> None:
+        made = {JOB_FILE, MANIFESTS, JOURNALS, REJECTS, f"{REJECTS}.jsonl", QUARANTINE, REPORT}
+        tree = page("caption.md").partition("    captions/\n")[2].partition("\n\n")[0]
+        assert all(f" {name}" in tree for name in made)
 
 
 def test_what_may_change_on_resume() -> None:

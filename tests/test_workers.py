@@ -14,7 +14,7 @@ import pytest
 
 from sailctl.core import workers
 from sailctl.core.errors import MissingExtra, SailctlError, UsageError
-from sailctl.core.workers import Where, map_parts, stop_signals
+from sailctl.core.workers import map_parts, stop_signals
 
 
 def name_and_process(part: str) -> tuple[str, int]:
@@ -43,24 +43,24 @@ def stays_until_told(part: tuple[str, str]) -> str:
 
 
 def test_one_part_stays_here() -> None:
-    assert map_parts(name_and_process, ["a"], Where(), lambda: None) == [("A", os.getpid())]
+    assert map_parts(name_and_process, ["a"], lambda: None) == [("A", os.getpid())]
 
 
 def test_several_processes_in_the_order_of_the_parts() -> None:
-    results = map_parts(name_and_process, ["a", "b", "c"], Where(3), lambda: None)
+    results = map_parts(name_and_process, ["a", "b", "c"], lambda: None)
     assert [name for name, _ in results] == ["A", "B", "C"]
     assert len({process for _, process in results} | {os.getpid()}) == 4
 
 
 def test_a_failure_keeps_its_line_and_exit_code_and_the_others_end_first() -> None:
     with pytest.raises(SailctlError, match="--part b: not this one") as failed:
-        map_parts(refuse, ["a", "b", "c"], Where(3), lambda: None)
+        map_parts(refuse, ["a", "b", "c"], lambda: None)
     assert failed.value.exit_code == 2
 
 
 def test_a_worker_that_dies_is_named() -> None:
     with pytest.raises(SailctlError, match="worker process 1 ended by signal 9 before its part was done"):
-        map_parts(vanish, ["a", "b"], Where(2), lambda: None)
+        map_parts(vanish, ["a", "b"], lambda: None)
 
 
 def test_workers_leave_signals_to_their_parent_and_end_with_it(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_workers_leave_signals_to_their_parent_and_end_with_it(tmp_path: Path) -
             (tmp_path / "go").touch()
 
     parts = [(str(tmp_path), name) for name in "ab"]
-    assert map_parts(stays_until_told, parts, Where(2), tick) == ["a", "b"]
+    assert map_parts(stays_until_told, parts, tick) == ["a", "b"]
 
 
 def test_leaving_early_leaves_no_worker_behind(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_leaving_early_leaves_no_worker_behind(tmp_path: Path) -> None:
             raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        map_parts(stays_until_told, [(str(tmp_path), name) for name in "ab"], Where(2), tick)
+        map_parts(stays_until_told, [(str(tmp_path), name) for name in "ab"], tick)
     for path in tmp_path.glob("*.pid"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
@@ -106,7 +106,7 @@ class TestRay:
     def test_without_it_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(MissingExtra, match="ray is not installed"):
-            map_parts(name_and_process, ["a"], Where(ray="local"), lambda: None)
+            map_parts(name_and_process, ["a"], lambda: None, ray="local")
 
     def test_failures_dead_workers_and_a_wrong_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Against a stand-in for Ray's few functions; the real one is tried where it is installed."""
@@ -150,19 +150,19 @@ class TestRay:
 
         ray = Ray()
         monkeypatch.setattr(workers, "_ray", lambda: ray)
-        results = map_parts(name_and_process, ["a", "b"], Where(ray="local"), lambda: None)
+        results = map_parts(name_and_process, ["a", "b"], lambda: None, ray="local")
         assert [name for name, _ in results] == ["A", "B"]
         with pytest.raises(SailctlError, match="--part b: not this one"):
-            map_parts(refuse, ["a", "b"], Where(ray="local"), lambda: None)
+            map_parts(refuse, ["a", "b"], lambda: None, ray="local")
         with pytest.raises(SailctlError, match=r"Ray lost part 0 \(the node is gone\)"):
-            map_parts(lose, ["a"], Where(ray="local"), lambda: None)
+            map_parts(lose, ["a"], lambda: None, ray="local")
         with pytest.raises(UsageError, match=r"--ray 1.2.3.4:1: no cluster can be reached there \(nobody there\)"):
-            map_parts(refuse, ["a"], Where(ray="1.2.3.4:1"), lambda: None)
+            map_parts(refuse, ["a"], lambda: None, ray="1.2.3.4:1")
         assert ray.ended == 3
 
     if importlib.util.find_spec("ray") is not None:
 
         def test_a_local_cluster_of_its_own(self) -> None:
-            results = map_parts(name_and_process, ["a", "b"], Where(2, "local"), lambda: None)
+            results = map_parts(name_and_process, ["a", "b"], lambda: None, ray="local")
             assert [name for name, _ in results] == ["A", "B"]
             assert os.getpid() not in {process for _, process in results}

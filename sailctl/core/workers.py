@@ -13,7 +13,6 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -25,25 +24,17 @@ Result = TypeVar("Result")
 _Reply = tuple[Any, str, int]  # a result, or the line and exit code of an expected failure
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where parts run: on Ray at an address ("local" starts one here), else in processes, one of them being this."""
-
-    processes: int = 1
-    ray: str | None = None
-
-
 def map_parts(
-    function: Callable[[Part], Result], parts: Sequence[Part], where: Where, tick: Callable[[], None]
+    function: Callable[[Part], Result], parts: Sequence[Part], tick: Callable[[], None], *, ray: str | None = None
 ) -> list[Result]:
     """`function(part)` for every part, all at once; results in the order of the parts.
 
-    `tick` is called every quarter of a second while others work; in this process nobody calls it. Functions and parts
-    travel to other processes, so both must be picklable. When all have ended, the first failure is raised; a worker
-    that died is a SailctlError.
+    One part stays in this process, several get a process each; with `ray` all go to the cluster at that address
+    ("local" starts one here). `tick` is called every quarter of a second while others work. Functions and parts travel,
+    so both must be picklable. When all have ended, the first failure is raised; a worker that died is a SailctlError.
     """
-    if where.ray is not None:
-        return _on_ray(function, parts, where.ray, tick)
+    if ray is not None:
+        return _on_ray(function, parts, ray, tick)
     if len(parts) == 1:
         return [function(parts[0])]
     return _in_processes(function, parts, tick)

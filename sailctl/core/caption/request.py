@@ -25,7 +25,7 @@ from sailctl.core.caption.worker import STOP, Part, Progress, heard, together, w
 from sailctl.core.engines.ask import Engine
 from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
 from sailctl.core.files import storage_errors
-from sailctl.core.workers import Where, map_parts, ray_nodes, stop_signals
+from sailctl.core.workers import map_parts, ray_nodes, stop_signals
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class CaptionRequest:
 
             sent = [replace(part, channel=channel) for part in parts]
             try:
-                return together(map_parts(work, sent, Where(self.processes, self.ray), tick))
+                return together(map_parts(work, sent, tick, ray=self.ray))
             finally:
                 shutil.rmtree(channel, ignore_errors=True)
 
