@@ -15,11 +15,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sailctl.core.engines.client import Client
-from sailctl.core.engines.concurrency import CONNECT_WEIGHT, Breaker, Limit
+from sailctl.core.engines.concurrency import Breaker, Limit
 from sailctl.core.engines.faults import ENDPOINT, Fault
 
 MEMORY_S = 2.0  # over which latencies and shares are averaged, once there are enough
 GOODPUT_S = 5.0
+BEAR_S = 1.0  # or twice the latency: an endpoint that answered within it may refuse what is too much
 EXPLORE_S = 1.0  # an endpoint with nothing in hand is asked this often: it may have recovered
 EXPLORE_SILENT_S = 15.0  # and one that sits on what it was asked
 
@@ -60,7 +61,9 @@ class Endpoint:
 
     def free(self, now: float) -> bool:
         """Whether it may be sent another request."""
-        return self.in_flight < self.limit.value and self.breaker.may_send(now, self.in_flight)
+        if self.in_flight >= self.limit.value or (self.limit.waits and self.in_flight):
+            return False
+        return self.breaker.may_send(now, self.in_flight)
 
     def neglected(self, now: float) -> bool:
         """Whether nobody has asked it for a while."""
@@ -86,10 +89,10 @@ class Endpoint:
     def answered(self, now: float, seconds: float, fault: Fault | None) -> None:
         """A request ended with an answer, usable or one that speaks against the question only."""
         self.in_flight -= 1
-        self.limit.note(0.0)
+        self.limit.note(0.0, self.in_flight)
         self._heard_at = now
         self._sample(now, seconds, 1.0)
-        if self.breaker.well():
+        if self.breaker.well(now):
             self.limit.restart(now)
             self.latency_s, self._well = seconds, 1.0  # what was known is of another time
         if fault is None:
@@ -105,14 +108,16 @@ class Endpoint:
             return
         self.in_flight -= 1
         self.errors[fault.kind] += 1
-        self.limit.note(fault.overload)
+        self.limit.note(fault.overload, self.in_flight)
         self._sample(now, seconds if fault.kind == "timeout" else 0.0, 0.0)
         self.breaker.ill(
             now,
             f"{fault.kind}: {fault.detail}",
-            weight=CONNECT_WEIGHT if fault.kind in ("connect", "denied") else 1,
-            pause_s=fault.retry_after_s,
+            in_flight=self.in_flight,
+            certain=fault.kind in ("connect", "denied"),
             denied=fault.kind == "denied",
+            bear_s=max(BEAR_S, 2 * self.latency_s) if fault.overload == 1 else 0.0,
+            pause_s=fault.retry_after_s,
         )
 
     def abandoned(self, now: float, seconds: float) -> None:
@@ -121,7 +126,7 @@ class Endpoint:
         if seconds > self.latency_s:
             self._sample(now, seconds, 1.0)
         if self.breaker.state == "probing":
-            self.breaker.ill(now, f"no answer within {seconds:.1f} s", denied=False)
+            self.breaker.ill(now, f"no answer within {seconds:.1f} s")
 
     def update(self, now: float) -> None:
         """Called now and then: limit and goodput."""
