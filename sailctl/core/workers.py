@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sailctl.core.errors import MissingExtra, SailctlError, UsageError
@@ -166,10 +168,7 @@ def _on_ray(
     with contextlib.ExitStack() as cleaned:
         options: dict[str, Any] = {"address": address}
         if address == "local":  # a cluster of its own, whose files go with it; below /tmp, for socket names are short
-            place = "/tmp" if os.path.isdir("/tmp") else None
-            folder = cleaned.enter_context(
-                tempfile.TemporaryDirectory(prefix="sailctl-ray-", dir=place, ignore_cleanup_errors=True)
-            )
+            folder = cleaned.enter_context(_ray_folder())
             options = {"num_cpus": len(parts), "include_dashboard": False, "_temp_dir": folder}
         try:
             ray.init(**options, log_to_driver=False, logging_level="ERROR")
@@ -195,6 +194,20 @@ def _on_ray(
                     replies[number] = (None, f"Ray lost part {number} ({reason}); the same command goes on", 1)
             tick()
         return _results([replies[number] for number in range(len(parts))])
+
+
+@contextlib.contextmanager
+def _ray_folder() -> Iterator[str]:
+    """A folder for a cluster's files, which goes with it; so do those that killed commands on this machine left."""
+    place = Path("/tmp") if os.path.isdir("/tmp") else Path(tempfile.gettempdir())
+    for left in place.glob("sailctl-ray-*-*"):
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"sailctl-ray-{os.getpid()}-", dir=place)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _ray() -> Any:
