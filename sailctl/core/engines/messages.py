@@ -6,10 +6,14 @@ pictures once, not a base64 copy of each.
 
 from __future__ import annotations
 
-from binascii import b2a_base64
 from collections.abc import Sequence
 
 import orjson
+
+try:  # with vector instructions: a hundred times as fast, and half of a question's processor time otherwise
+    from pybase64 import b64encode
+except ImportError:
+    from base64 import b64encode
 
 from sailctl.core.engines.ask import Ask
 from sailctl.core.errors import SampleError
@@ -52,7 +56,7 @@ class Body:
         """Its bytes, in order; the pictures' base64 is made here."""
         made = [self.texts[0]]
         for image, text in zip(self.images, self.texts[1:], strict=True):
-            made.append(b2a_base64(image, newline=False))
+            made.append(b64encode(image))
             made.append(text)
         return made
 
