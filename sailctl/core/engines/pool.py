@@ -25,6 +25,7 @@ HEDGE_AFTER = 1.5  # times the slowest of twenty answers …
 HEDGE_AFTER_ALONE = 3.0  # … where there is one endpoint, and only an accident could be mended
 HEDGE_SAMPLES, HEDGE_MIN = 512, 40
 PATIENCE_S = 120.0
+FIRST_PATIENCE_S = 20.0  # the same before the first answer: more likely a wrong address than a server in trouble
 SPARE_FILES = 256
 
 
@@ -233,7 +234,8 @@ class HttpPool:
             self._alive_at = now
             return None
         denied = all(endpoint.breaker.denied for endpoint in broken)
-        if not denied and now - self._alive_at < self.options.patience_s:
+        patience_s = self.options.patience_s if self._answered else min(self.options.patience_s, FIRST_PATIENCE_S)
+        if not denied and now - self._alive_at < patience_s:
             return None
         reasons = "; ".join(f"{endpoint.name}: {endpoint.breaker.reason}" for endpoint in broken)
         remedy = "check addresses, model and key" if denied else "see to the servers"
