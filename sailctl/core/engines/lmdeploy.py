@@ -225,7 +225,8 @@ def _answers(port: int) -> bool:
     try:
         connection.request("GET", "/v1/models")
         response = connection.getresponse()
-        return response.status == 200 and bool(json.loads(response.read())["data"])
+        # transformers' server lists what is in the hub's cache, which may be nothing
+        return response.status == 200 and isinstance(json.loads(response.read())["data"], list)
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
         return False
     finally:
