@@ -143,7 +143,7 @@ def test_a_stop_token_ends_an_answer_and_its_absence_is_told(engine: BatchedLoca
 def test_cut_answers_are_drawn_again_where_they_are_not_accepted() -> None:
     engine = batched(accept_cut=False, attempts=2)
     given = answers(engine, [ask("a", tokens=5)])["a"]
-    assert given == Failed("a", "length", given.detail, 2)  # type: ignore[union-attr]
+    assert given == Failed("a", "cut", given.detail, 2)  # type: ignore[union-attr]
     assert given.detail.startswith("5 tokens, ending in: ")  # type: ignore[union-attr]
 
     # what the second try draws is warmer and from the next seed: let that end where the first did not
@@ -179,9 +179,10 @@ def test_a_looping_answer_is_drawn_again() -> None:
         ("A dog on a lawn.", 2),
         ("A dog on a lawn.", 1),
     ]  # type: ignore[union-attr]
-    scripted(engine, lambda request: "a dog " * 60)
-    given = answers(engine, [ask("a")])["a"]
-    assert isinstance(given, Failed) and (given.reason, given.attempts) == ("looping", 3)
+    for text, reason in (("a dog " * 60, "looping"), ("", "empty")):
+        scripted(engine, lambda request, text=text: text)  # type: ignore[misc]
+        given = answers(engine, [ask("a")])["a"]
+        assert isinstance(given, Failed) and (given.reason, given.attempts) == (reason, 3)
 
 
 def test_full_batches_are_made_while_questions_come() -> None:

@@ -40,9 +40,10 @@ class _Open:
 class BatchedLocal:
     """An `Engine` that is a model of this process.
 
-    An answer that loops is drawn again, warmer and from another seed, up to `attempts` times; so is one that reached
-    `max_tokens`, unless cut answers are accepted. What is drawn depends on the question and its seed alone, not on the
-    batch; without a seed on the question's key. A batch too large for the device's memory is answered in halves.
+    An answer that loops or says nothing is drawn again, warmer and from another seed, up to `attempts` times; so is one
+    that reached `max_tokens`, unless cut answers are accepted. What is drawn depends on the question and its seed
+    alone, not on the batch; without a seed on the question's key. A batch too large for the device's memory is answered
+    in halves.
     """
 
     def __init__(self, engine: LocalEngine, model: str, *, accept_cut: bool = True, attempts: int = 3) -> None:
@@ -153,19 +154,25 @@ class BatchedLocal:
         if completion is None:
             tokens = f"{len(one.prepared.prompt_ids)} prompt tokens + {request.max_new_tokens} new ones"
             return Failed(key, "out_of_memory", f"{tokens} do not fit into the device's memory", one.attempts)
-        finish = "stop" if completion.ended else "length"
-        looping = is_looping(completion.text)
-        if not looping and (completion.ended or self._accept_cut):
+        if (reason := self._unusable(completion)) is None:
+            finish = "stop" if completion.ended else "length"
             counts = len(completion.prompt_ids), len(completion.token_ids)
             return Answer(key, completion.text, finish, *counts, "local", one.attempts, seconds)
         if one.attempts >= self._attempts:
-            reason = "looping" if looping else "length"
             detail = f"{len(completion.token_ids)} tokens, ending in: {completion.text[-80:]!r}"
             return Failed(key, reason, detail, one.attempts)
         warmer = max(one.ask.temperature, RETRY_TEMPERATURE)
         changed = replace(request, temperature=warmer, seed=_seed(one.ask) + one.attempts)
         one.prepared = replace(one.prepared, request=changed)
         return None
+
+    def _unusable(self, completion: Completion) -> str | None:
+        """Why an answer is of no use, in the words that the pool has for it."""
+        if not completion.text:
+            return "empty"
+        if is_looping(completion.text):
+            return "looping"
+        return None if completion.ended or self._accept_cut else "cut"
 
 
 async def _gather(
