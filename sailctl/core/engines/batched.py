@@ -55,7 +55,7 @@ class BatchedLocal:
         self._answering = ThreadPoolExecutor(1, "answer")
 
     @classmethod
-    def open(cls, checkpoint: str, device: str, batch_size: int = 16) -> BatchedLocal:
+    def open(cls, checkpoint: str, device: str, batch_size: int = 16, *, accept_cut: bool = True) -> BatchedLocal:
         """The model of a checkpoint, named by its folder and its weights.
 
         Raises UsageError for a path or device that is not there, CheckpointError for weights that do not fit.
@@ -68,7 +68,8 @@ class BatchedLocal:
         place = pick(device)
         loaded = load_model(checkpoint, device=place, dtype=place.dtype())
         name = f"{Path(checkpoint).resolve().name}@{fingerprint(loaded)}"
-        return cls(LocalEngine(loaded.model, loaded.tokenizer, place, batch_size=batch_size), name)
+        local = LocalEngine(loaded.model, loaded.tokenizer, place, batch_size=batch_size)
+        return cls(local, name, accept_cut=accept_cut)
 
     async def run(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Outcome]:
         """Outcomes of all the questions, batch after batch. Raises what the stream of questions raises."""
