@@ -42,7 +42,7 @@ def open_local(choice: EngineChoice) -> Engine:
     from sailctl.core.engines.batched import BatchedLocal
 
     assert choice.checkpoint is not None
-    return BatchedLocal.open(choice.checkpoint, choice.device, min(choice.in_flight, MAX_BATCH))
+    return BatchedLocal.open(choice.checkpoint, choice.device, min(choice.in_flight, MAX_BATCH), accept_cut=False)
 
 
 def open_pool(choice: EngineChoice, *, processes: int, workers: int, spent: tuple[int, int]) -> Engine:
