@@ -20,6 +20,7 @@ from sailctl.core.engines.secret import Secret
 from sailctl.core.engines.server_metrics import Watch
 from sailctl.core.errors import SailctlError, UsageError
 
+RETRIES_EARNED = 2.0  # by an answer: a service that fails more often than not is asked again ever more slowly
 HEDGE_SHARE = 0.03  # of the requests, at most
 HEDGE_AFTER = 1.5  # times the slowest of twenty answers …
 HEDGE_AFTER_ALONE = 3.0  # … where there is one endpoint, and only an accident could be mended
@@ -160,7 +161,9 @@ class HttpPool:
         )
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Cancel what is in flight and close all connections."""
+        if self._run is not None:
+            await self._run.leave()
         for client in self.clients:
             await client.close()
 
@@ -202,15 +205,17 @@ class HttpPool:
         return expected
 
     def settle(self, ask: Ask, trusted: float, reply: Reply | None) -> None:
-        """Count what a request used."""
-        used = self.usage.note(ask, reply) if reply is not None else 0
+        """Count what a request used; one that was answered at all earns retries for others."""
+        used = 0
+        if reply is not None:
+            used = self.usage.note(ask, reply)
+            self.retries.earn(RETRIES_EARNED)
         if self._tokens is not None:
             self._tokens.take(used - trusted)
 
     def answered(self, seconds: float) -> None:
         """A usable answer took so long."""
         self._seconds.append(seconds)
-        self.retries.earn(1)
 
     def count(self, outcome: Outcome) -> None:
         """A question is done."""
