@@ -7,9 +7,9 @@ python benchmarks/engine_pool.py --only cpu      # cpu, occupancy or goodput alo
 Stub servers speak the real protocol over real HTTP, each in a process of its own; questions show a picture of 150 KB.
 CPU is the processor time of the asking process alone, per question, in steady state: each side runs in a fresh process,
 round after round in turn, and asks as many as are in flight beforehand to warm up. All sides do the same: encode the
-picture, send it, read the answer's text. Occupancy is Little's law over the middle half of the completions: the time questions were
-in flight there, over that span and the slots. Goodput counts usable answers a second; "ideal" is what four healthy
-endpoints give. The openai side needs the packages openai and httpx-aiohttp.
+picture, send it, read the answer's text. Occupancy is Little's law over the middle half of the completions: the time
+questions were in flight there, over that span and the slots. Goodput counts usable answers a second; "ideal" is what
+four healthy endpoints give. The openai side needs the packages openai and httpx-aiohttp.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Bucket:
         """Whether something may be taken."""
         self.level = min(self.most, self.level + (now - self._at) * self.per_second)
         self._at = now
-        return self.level >= min(1.0, self.most)
+        return self.level > 0.999_999  # what takers gave and time adds up to, within rounding
 
     def take(self, amount: float) -> None:
         """Take, or give back what was taken too much."""

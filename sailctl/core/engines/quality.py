@@ -1,7 +1,7 @@
 """Answers that loop: a unit said over and over, in any script, found in linear time.
 
-Most answers cost one pass of a fast compressor: a text that loops shrinks to next to nothing, a text that does not is
-let through at once. What shrinks is looked at closely, for tables, lists and columns of figures shrink as well.
+Most answers cost a look at their end and one pass of a fast compressor: what goes in circles shrinks to next to
+nothing, what does not shrink is let through at once. The rest is looked at closely, for tables and lists shrink too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ SHRINKS_TO = 0.34  # of its bytes: what compresses less does not loop
 REPEATS = 4  # of a unit at the end
 RUN = 80  # characters a repeated end must fill
 LEADERS = frozenset(" \n\t.·…-_=*|+#~—─")  # drawn in rows by tables and contents
+NUMBERING = " \t0123456789.)-*•、"
 N_GRAM = 6
 
 
@@ -21,10 +22,12 @@ def is_looping(text: str) -> bool:
     """Whether an answer got stuck repeating itself."""
     if len(text) < SHORTEST:
         return False
+    if _ends_in_a_loop(text.rstrip()):
+        return True
     data = text.encode("utf-8", "replace")
     if len(zlib.compress(data, 1)) > SHRINKS_TO * len(data):
         return False
-    return _ends_in_a_loop(text.rstrip()) or _repeats_lines(text) or _repeats_words(text)
+    return _repeats_lines(text) or _repeats_words(text)
 
 
 def _ends_in_a_loop(text: str) -> bool:
@@ -44,8 +47,8 @@ def _ends_in_a_loop(text: str) -> bool:
 
 
 def _repeats_lines(text: str) -> bool:
-    """Whether one line of some length makes up half of the text."""
-    lines = Counter(line for raw in text.splitlines() if len(line := raw.strip()) >= 8)
+    """Whether one line of some length, its number or bullet aside, makes up half of the text."""
+    lines = Counter(line for raw in text.splitlines() if len(line := raw.strip(NUMBERING)) >= 8)
     if not lines:
         return False
     line, times = lines.most_common(1)[0]
@@ -54,8 +57,8 @@ def _repeats_lines(text: str) -> bool:
 
 def _repeats_words(text: str) -> bool:
     """Whether fewer than two fifths of the runs of six words (of six characters, where words are not spaced) differ."""
-    words: list[str] | str = text.split()
-    if len(words) * 12 < len(text):
+    words: list[str] | str = [word for word in text.split() if not LEADERS.issuperset(word)]
+    if len(words) * 12 < sum(map(len, words)):
         words = "".join(words)
     total = len(words) - N_GRAM + 1
     if total < 40:

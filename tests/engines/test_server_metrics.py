@@ -1,0 +1,96 @@
+"""Who is the limit, from texts as vLLM and LMDeploy write them, and from a stub that serves them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from sailctl.core.engines.ask import Ask
+from sailctl.core.engines.pool import HttpPool, PoolOptions
+from sailctl.core.engines.server_metrics import Load, Watch, judge, read_load
+from tests.engines.helpers_pool import question
+from tests.stub_engine import Stub
+
+VLLM = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a b"} 12.0
+vllm:num_requests_running{engine="1",model_name="a b"} 4.0
+vllm:num_requests_waiting{engine="0",model_name="a b"} 3.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 3.0
+vllm:kv_cache_usage_perc{engine="0"} 0.5
+"""
+LMDEPLOY = """\
+lmdeploy:num_requests_running{engine="0",model_name="m"} 64.0
+lmdeploy:num_requests_waiting{engine="0",model_name="m"} 0.0
+lmdeploy:num_api_requests_waiting{engine="0",model_name="m"} 30.0
+lmdeploy:num_requests_finished{engine="0",model_name="m"} 999.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "load"),
+    [
+        (VLLM, Load(16.0, 3.0)),
+        (LMDEPLOY, Load(64.0, 30.0)),
+        ("vllm:num_requests_running 5\nvllm:num_requests_waiting 1.5e1\n", Load(5.0, 15.0)),
+        ("vllm:num_requests_running{} nonsense\n", None),
+        ("process_cpu_seconds_total 5\n", None),
+        ("<html>", None),
+        ("", None),
+    ],
+)
+def test_loads_are_read(text: str, load: Load | None) -> None:
+    assert read_load(text) == load
+
+
+@pytest.mark.parametrize(
+    ("load", "in_flight", "starved", "busy", "limit"),
+    [
+        (Load(64, 30), 100, False, 0.2, "server GPU"),
+        (Load(10, 0), 100, False, 0.2, "server preprocessing"),
+        (Load(95, 0), 100, False, 0.2, "client"),  # all of it is being computed: more could be sent
+        (Load(64, 30), 100, True, 0.2, "client"),  # no questions
+        (Load(64, 30), 100, False, 0.95, "client"),  # no processor time
+        (None, 100, False, 0.2, "unknown"),
+        (Load(0, 0), 0, False, 0.2, "unknown"),
+    ],
+)
+def test_the_limit_is_judged(load: Load | None, in_flight: int, starved: bool, busy: float, limit: str) -> None:
+    assert judge(load, in_flight, starved=starved, busy=busy) == limit
+
+
+@pytest.mark.parametrize(
+    ("metrics", "limit"),
+    [
+        ("vllm:num_requests_running 4\nvllm:num_requests_waiting 12\n", "server GPU"),
+        ("lmdeploy:num_requests_running 2\nlmdeploy:num_requests_waiting 0\n", "server preprocessing"),
+        ("vllm:num_requests_running 16\nvllm:num_requests_waiting 0\n", "client"),
+        ("", "unknown"),  # a 404
+    ],
+)
+def test_a_pool_looks_at_its_servers(metrics: str, limit: str) -> None:
+    async def run(url: str) -> str:
+        pool = HttpPool([url], "stub", options=PoolOptions(in_flight=16))
+        pool._watch = Watch(pool, every_s=0.2)
+
+        async def asks() -> AsyncIterator[Ask]:
+            for number in range(16):
+                yield question(number)
+            await asyncio.Event().wait()  # more is to come, but not now
+
+        outcomes = pool.run(asks())
+        waiting = asyncio.ensure_future(anext(outcomes))
+        while pool.in_flight < 16:
+            await asyncio.sleep(0.01)
+        await pool._watch.look(busy=0.1)
+        told = pool.snapshot().limit_by
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await pool.close()
+        return told
+
+    with Stub(faults={"hang": 1.0}, metrics=metrics) as stub:
+        assert asyncio.run(run(stub.url)) == limit
