@@ -145,7 +145,7 @@ class Engine:
         if self.behaviour.dead == "refuse" and self.server is not None:
             self.server.close()
             self.server = None
-            for connection in [one for one in self.connections if not one.is_control]:
+            for connection in list(self.connections):
                 connection.abort()
         elif self.behaviour.dead != "refuse" and self.server is None:
             self.server = await self.loop.create_server(
@@ -203,8 +203,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self.engine.connections.add(self)
-        self.engine.opened += 1
+        if not self.is_control:
+            self.engine.connections.add(self)
+            self.engine.opened += 1
 
     def connection_lost(self, error: Exception | None) -> None:
         self.engine.connections.discard(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -260,7 +261,8 @@ def retry_after_s(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        return max(0.0, min(float(value), 86400.0))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
