@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import random
-import zlib
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 from sailctl.core.engines.ask import Answer, Ask, Failed, Outcome
 from sailctl.core.engines.endpoint import Endpoint, choose
 from sailctl.core.engines.faults import QUESTION, SAMPLING, Fault, Reply
+from sailctl.core.engines.jobs import Job, Try, wait_s
 from sailctl.core.engines.messages import request
 from sailctl.core.errors import SampleError
 
@@ -25,41 +24,7 @@ if TYPE_CHECKING:
     from sailctl.core.engines.pool import HttpPool
 
 TICK_S = 0.05
-BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
-RETRY_AFTER_MAX_S = 600.0
-HEDGES_LOOKED_AT = 64  # of the oldest tries, a tick
-WARMER = 0.3  # added to the temperature each time an answer was unusable
-HOTTEST = 1.2
-
-
-class Job:
-    """A question in hand."""
-
-    __slots__ = ("ask", "attempts", "avoid", "charged", "fault", "hedged", "refused", "resampled", "tries")
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.attempts = 0
-        self.resampled = 0  # unusable answers so far
-        self.hedged = False
-        self.charged = False  # the next try comes out of the retry budget
-        self.fault: Fault | None = None
-        self.tries: list[Try] = []
-        self.avoid: tuple[Endpoint, ...] = ()
-        self.refused: set[Endpoint] = set()
-
-
-class Try:
-    """A request in flight."""
-
-    __slots__ = ("began", "endpoint", "job", "task", "tokens")
-
-    def __init__(self, job: Job, endpoint: Endpoint, began: float, tokens: float) -> None:
-        self.job = job
-        self.endpoint = endpoint
-        self.began = began
-        self.tokens = tokens  # taken from the tokens' bucket on trust
-        self.task: asyncio.Task[None]
+LAGGARDS = 64  # of the oldest tries, looked at in a tick
 
 
 class Dispatch:
@@ -73,6 +38,7 @@ class Dispatch:
         self.asks_exhausted = False
         self.tries: dict[Try, None] = {}  # in the order in which they were sent
         self.ready: deque[Job] = deque()  # to be sent as soon as something is free
+        self.laggards: deque[Try] = deque()  # to be asked again elsewhere, before anything else is sent
         self.later: list[tuple[float, int, Job]] = []  # a heap by the time they may be sent again
         self._jobs = 0
         self._numbers = itertools.count()
@@ -131,6 +97,8 @@ class Dispatch:
     def _pump(self) -> None:
         """Send what can be sent, and see whether there is room for another question."""
         now = self._loop.time()
+        if self.laggards:
+            self._hedge(now)
         while self.ready and self.error is None:
             job = self.ready[0]
             if (endpoint := self._slot(now, job)) is None:
@@ -172,10 +140,7 @@ class Dispatch:
     async def _try(self, attempt: Try) -> None:
         job, fault, reply = attempt.job, None, None
         try:
-            temperature = seed = None
-            if job.resampled:
-                temperature = min(job.ask.temperature + WARMER * job.resampled, max(HOTTEST, job.ask.temperature))
-                seed = (zlib.crc32(job.ask.key.encode("utf-8", "replace")) + job.attempts) & 0x7FFFFFFF
+            temperature, seed = job.sampling()
             body = request(job.ask, self.pool.model, temperature=temperature, seed=seed)
             reply = await attempt.endpoint.client.ask(body)
         except Fault as error:
@@ -238,7 +203,7 @@ class Dispatch:
         job.avoid = (endpoint, *job.refused)
         job.hedged = False
         self.pool.num_retries += 1
-        if (wait := _wait_s(fault, job.attempts)) > 0:
+        if (wait := wait_s(fault, job.attempts)) > 0:
             heapq.heappush(self.later, (now + wait, next(self._numbers), job))
         else:
             self.ready.append(job)
@@ -270,8 +235,10 @@ class Dispatch:
                 self.ready.append(heapq.heappop(self.later)[2])
             if (error := self.pool.dead(now)) is not None:
                 self.stop(error)
-            elif self.pool.options.hedge:
-                self._hedge(now)
+            elif self.pool.options.hedge and (patience := self.pool.tail_s(now)) is not None:
+                oldest = list(itertools.islice(self.tries, LAGGARDS))
+                self.laggards.clear()
+                self.laggards.extend(late for late in oldest if now - late.began > patience and not late.job.hedged)
             self._pump()
         except Exception as error:  # a defect of ours: it must not be lost in a callback
             self.stop(error)
@@ -279,33 +246,22 @@ class Dispatch:
             self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def _hedge(self, now: float) -> None:
-        """Ask again, elsewhere, what takes far longer than answers do, while the budget for that lasts."""
+        """Ask again, elsewhere, what takes far longer than answers do, while slots and the budget for that last."""
         pool = self.pool
-        if (patience := pool.tail_s(now)) is None:
-            return
-        for attempt in list(itertools.islice(self.tries, HEDGES_LOOKED_AT)):
-            job = attempt.job
-            if now - attempt.began < patience:
-                return
-            if job.hedged or job.attempts >= pool.options.attempts:
+        while self.laggards and pool.may_send(now, len(self.tries)):
+            late = self.laggards.popleft()
+            job = late.job
+            if late not in self.tries or job.hedged or job.attempts >= pool.options.attempts:
                 continue
-            others = [endpoint for endpoint in pool.endpoints if endpoint is not attempt.endpoint]
-            if not pool.may_send(now, len(self.tries)) or not pool.usage.affords(job.ask, len(self.tries)):
-                return
-            endpoint = choose(others or pool.endpoints, now)
-            if endpoint is None or endpoint.breaker.state != "closed" or not pool.hedges.spend(now):
+            if not pool.usage.affords(job.ask, len(self.tries)):
+                continue
+            others = [endpoint for endpoint in pool.endpoints if endpoint is not late.endpoint]
+            endpoint = choose([one for one in others or pool.endpoints if one.breaker.state == "closed"], now)
+            if endpoint is None:
+                continue
+            if not pool.hedges.spend(now):
+                self.laggards.clear()
                 return
             job.hedged = True
             pool.num_hedges += 1
             self._send(job, endpoint, now)
-
-
-def _wait_s(fault: Fault, attempts: int) -> float:
-    """How long a question waits before its next try: full jitter, and never less than the server asked for."""
-    if fault.kind in SAMPLING or fault.kind in QUESTION:
-        return 0.0
-    if fault.retry_after_s is not None:
-        after = min(fault.retry_after_s, RETRY_AFTER_MAX_S)
-        return after + random.uniform(0, min(1.0, 0.25 * after + 0.1))
-    longest = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** max(0, attempts - 1))
-    return random.uniform(0, longest)

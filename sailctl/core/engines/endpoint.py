@@ -22,7 +22,7 @@ MEMORY_S = 2.0  # over which latencies and shares are averaged, once there are e
 GOODPUT_S = 5.0
 BEAR_S = 1.0  # or twice the latency: an endpoint that answered within it may refuse what is too much
 EXPLORE_S = 1.0  # an endpoint with nothing in hand is asked this often: it may have recovered
-EXPLORE_SILENT_S = 15.0  # and one that sits on what it was asked
+EXPLORE_SILENT_S = 5.0  # and one that sits on what it was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Endpoint:
         self._heard_at = now  # an answer came, or the first request after idling was sent
         self._sampled_at = now
         self._samples = 0
+        self._answered_of = -math.inf  # the last request sent of those that were answered
         self._asked_at = -math.inf
         self._rate = 0.0
         self._rate_at = now
@@ -91,6 +92,7 @@ class Endpoint:
         self.in_flight -= 1
         self.limit.note(0.0, self.in_flight)
         self._heard_at = now
+        self._answered_of = max(self._answered_of, now - seconds)
         self._sample(now, seconds, 1.0)
         if self.breaker.well(now):
             self.limit.restart(now)
@@ -123,7 +125,7 @@ class Endpoint:
     def abandoned(self, now: float, seconds: float) -> None:
         """A request was cancelled by us, `seconds` after it was sent: it would have taken longer still."""
         self.in_flight -= 1
-        if seconds > self.latency_s:
+        if seconds > self.latency_s and now - seconds > self._answered_of:  # else it is of another time
             self._sample(now, seconds, 1.0)
         if self.breaker.state == "probing":
             self.breaker.ill(now, f"no answer within {seconds:.1f} s")

@@ -9,11 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
-
-try:  # with vector instructions: a hundred times as fast, and half of a question's processor time otherwise
-    from pybase64 import b64encode
-except ImportError:
-    from base64 import b64encode  # type: ignore[assignment]
+from pybase64 import b64encode  # a hundred times as fast as base64, which is half of a question's time otherwise
 
 from sailctl.core.engines.ask import Ask
 from sailctl.core.errors import SampleError
