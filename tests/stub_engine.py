@@ -3,10 +3,10 @@
 python -m tests.stub_engine --port 0        # prints {"url": "http://127.0.0.1:PORT/v1", "control": "http://…"}
 
 `POST /control` (on either port; the control port stays open when the engine plays dead) takes any of the fields of
-`Behaviour`, and `{"forget": true}` to clear what was counted; `GET /control` tells `Behaviour` and what was counted;
-`GET /counts` tells how often each question was asked. An answer's text follows from the pictures and the text asked
-(`told`), so that a test sees that the right answer came to the right question. One core serves some thousand questions
-a second; anything it holds in flight costs a timer, not a task.
+`Behaviour`, `{"drop": true}` to hang up on everybody and `{"forget": true}` to clear what was counted; `GET /control`
+tells `Behaviour` and what was counted; `GET /counts` tells how often each question was asked. An answer's text follows
+from the pictures and the text asked (`told`), so that a test sees that the right answer came to the right question. One
+core serves some thousand questions a second; anything it holds in flight costs a timer, not a task.
 """
 
 from __future__ import annotations
@@ -125,6 +125,11 @@ class Engine:
 
     async def control(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Take changes; raises ValueError for an unknown field or fault."""
+        if changes.pop("drop", False):
+            for connection in list(self.connections):
+                connection.abort()
+            while self.connections:
+                await asyncio.sleep(0)
         if changes.pop("forget", False):
             self.forget()
         known = {one.name for one in fields(Behaviour)}
@@ -429,6 +434,11 @@ class Stub:
         with urllib.request.urlopen(request, timeout=30) as answer:
             told: dict[str, Any] = json.loads(answer.read())
         return told
+
+    def reset(self, **behaviour: Any) -> Stub:
+        """As newly started."""
+        self.control(**{**asdict(Behaviour()), **behaviour}, drop=True, forget=True)
+        return self
 
     def counts(self) -> dict[str, int]:
         """How often each question was asked, by `digest`."""

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import atexit
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from sailctl.core.engines.ask import Answer, Ask, Failed, Outcome
 from sailctl.core.engines.pool import HttpPool, PoolOptions, PoolSnapshot
 from sailctl.core.engines.secret import Secret
 from sailctl.core.records import Turn
-from tests.stub_engine import told
+from tests.stub_engine import Stub, told
 
 PROMPT = "Describe the image."
+
+
+@functools.cache
+def _only_stub() -> Stub:
+    stub = Stub()
+    atexit.register(stub.close)
+    return stub
+
+
+@contextlib.contextmanager
+def shared(**behaviour: Any) -> Iterator[Stub]:
+    """One stub for all tests that need one: each finds it as if newly started."""
+    yield _only_stub().reset(**behaviour)
 
 
 def picture(number: int, size: int = 2000) -> bytes:

@@ -15,8 +15,8 @@ from sailctl.core.engines.faults import Fault, Reply
 from sailctl.core.engines.messages import Body, request
 from sailctl.core.engines.secret import Secret
 from sailctl.core.errors import UsageError
-from tests.engines.helpers_pool import PROMPT, picture, question
-from tests.stub_engine import Stub, told
+from tests.engines.helpers_pool import PROMPT, picture, question, shared
+from tests.stub_engine import told
 
 KEY = "sk-0123456789abcdef"
 
@@ -47,7 +47,7 @@ def fault_of(url: str, **options: Any) -> Fault:
 
 
 def test_a_reply() -> None:
-    with Stub() as stub:
+    with shared() as stub:
         reply = use(stub.url, lambda client: client.ask(body(7)))
         assert stub.control()["agents"] == {"sailctl": 1}
     assert reply == Reply(told([picture(7)], PROMPT), "stop", 1000, 100)
@@ -77,14 +77,14 @@ def test_a_reply() -> None:
     ],
 )
 def test_every_fault_has_its_kind_and_its_words(kind: str, fault: str, words: str) -> None:
-    with Stub(faults={kind: 1.0}) as stub:
+    with shared(faults={kind: 1.0}) as stub:
         found = fault_of(stub.url, timeout_s=0.5)
     assert found.kind == fault and words in found.detail and len(found.detail) < 300
     assert (found.reply is not None) == (kind in ("empty", "looping", "cut"))
 
 
 def test_nobody_there() -> None:
-    with Stub() as stub:
+    with shared() as stub:
         stub.control(dead="refuse")
         found = fault_of(stub.url)
     assert found.kind == "connect" and "127.0.0.1" in found.detail
@@ -92,7 +92,7 @@ def test_nobody_there() -> None:
 
 
 def test_a_key_goes_out_in_a_header_and_never_comes_back_in_words() -> None:
-    with Stub(key=KEY) as stub:
+    with shared(key=KEY) as stub:
         assert use(stub.url, lambda client: client.ask(body()), key=Secret(KEY)).finish == "stop"
         denied = fault_of(stub.url, key=Secret("sk-another-key"))
         assert denied.detail == "HTTP 401: wrong key: Bearer [key]"
@@ -105,7 +105,7 @@ def test_connections_are_kept_and_sessions_are_renewed() -> None:
         for number in range(20):
             await client.ask(body(number))
 
-    with Stub() as stub:
+    with shared() as stub:
         use(stub.url, work)
         assert stub.control()["opened"] == 1
         use(stub.url, work, recycle_requests=5)
@@ -116,13 +116,13 @@ def test_a_session_is_not_closed_under_those_who_still_use_it() -> None:
     async def work(client: Client) -> list[Reply]:
         return list(await asyncio.gather(*(client.ask(body(number)) for number in range(12))))
 
-    with Stub(mean_s=0.1, sigma=0.5) as stub:
+    with shared(mean_s=0.1, sigma=0.5) as stub:
         replies = use(stub.url, work, recycle_requests=1)
     assert [reply.text for reply in replies] == [told([picture(number)], PROMPT) for number in range(12)]
 
 
 def test_metrics_are_read_without_the_key_and_may_be_missing() -> None:
-    with Stub(key=KEY) as stub:
+    with shared(key=KEY) as stub:
         text = use(stub.url, lambda client: client.metrics(), key=Secret(KEY))
         assert "vllm:num_requests_running 0" in text
         stub.control(metrics="")

@@ -13,14 +13,14 @@ from sailctl.core.engines.ask import Answer, Ask, Failed, Outcome
 from sailctl.core.engines.pool import HttpPool, PoolOptions, PoolStopped
 from sailctl.core.errors import UsageError
 from sailctl.core.records import Turn
-from tests.engines.helpers_pool import answer_all, check_answers, picture, question, questions
+from tests.engines.helpers_pool import answer_all, check_answers, picture, question, questions, shared
 from tests.stub_engine import Stub, digest, stubs
 
 KEY = "sk-0123456789abcdef-never-to-be-seen"
 
 
 def test_every_question_gets_its_own_answer() -> None:
-    with Stub() as stub:
+    with shared() as stub:
         outcomes, snapshot = answer_all([stub.url], 300, in_flight=32)
         assert len(outcomes) == 300 and not check_answers(outcomes)
         assert set(stub.counts().values()) == {1}
@@ -73,7 +73,7 @@ def test_all_faults_at_once_leave_no_question_without_an_outcome() -> None:
 )
 def test_a_question_that_always_fails_is_given_up_with_its_reason(kind: str, reason: str) -> None:
     poison = digest([picture(3)], "Describe the image.")
-    with Stub(always={poison: kind}) as stub:
+    with shared(always={poison: kind}) as stub:
         outcomes, _ = answer_all([stub.url], 6, attempts=3, in_flight=4)
         assert stub.counts()[poison] == 3
     assert [failed.key for failed in check_answers(outcomes)] == ["3"]
@@ -100,7 +100,7 @@ def test_a_question_whose_placeholders_do_not_fit_is_not_sent() -> None:
         yield Ask("bad", (Turn("user", "<image><image> compare"),), (picture(0),))
         yield question(1)
 
-    with Stub() as stub:
+    with shared() as stub:
         outcomes, _ = answer_all([stub.url], asks())
         assert len(stub.counts()) == 1
     assert isinstance(outcomes["bad"], Failed) and outcomes["bad"].reason == "placeholder_mismatch"
@@ -109,7 +109,7 @@ def test_a_question_whose_placeholders_do_not_fit_is_not_sent() -> None:
 
 @pytest.mark.parametrize("kind", ["looping", "cut", "empty"])
 def test_an_unusable_answer_is_asked_for_again_with_other_sampling(kind: str) -> None:
-    with Stub(changed=kind) as stub:  # meets every question asked without a seed
+    with shared(changed=kind) as stub:  # meets every question asked without a seed
         outcomes, snapshot = answer_all([stub.url], 5)
     assert not check_answers(outcomes)
     assert all(outcome.attempts == 2 for outcome in outcomes.values())
@@ -118,7 +118,7 @@ def test_an_unusable_answer_is_asked_for_again_with_other_sampling(kind: str) ->
 
 
 def test_a_cut_answer_is_taken_where_it_may_be() -> None:
-    with Stub(faults={"cut": 1.0}) as stub:
+    with shared(faults={"cut": 1.0}) as stub:
         outcomes, _ = answer_all([stub.url], 3, accept_cut=True)
     assert not check_answers(outcomes)
     assert {outcome.finish for outcome in outcomes.values() if isinstance(outcome, Answer)} == {"length"}
@@ -127,7 +127,7 @@ def test_a_cut_answer_is_taken_where_it_may_be() -> None:
 @pytest.mark.parametrize("after", ["1", "date:2"])
 def test_retry_after_is_waited_for_and_holds_no_slot(after: str) -> None:
     names = {number: digest([picture(number)], "Describe the image.") for number in range(2)}
-    with Stub(fail_first={"status_429": 1}, retry_after=after) as stub:
+    with shared(fail_first={"status_429": 1}, retry_after=after) as stub:
         # with one slot the second question is sent while the first one waits
         outcomes, _ = answer_all([stub.url], 2, in_flight=1)
         times = stub.control()["times"]
@@ -154,7 +154,7 @@ def test_questions_are_drawn_no_faster_than_they_are_sent() -> None:
         assert done == 200
         await pool.close()
 
-    with Stub(mean_s=0.01) as stub:
+    with shared(mean_s=0.01) as stub:
         asyncio.run(run(stub.url))
         assert stub.control()["most_in_flight"] == 8
 
@@ -171,7 +171,7 @@ def test_a_reader_that_dawdles_stops_the_drawing() -> None:
         await pool.close()
         return requests
 
-    with Stub() as stub:
+    with shared() as stub:
         assert asyncio.run(run(stub.url)) <= 24
 
 
@@ -189,7 +189,7 @@ def test_who_leaves_early_cancels_what_is_in_flight() -> None:
         raise AssertionError(stub.control())
 
     hung = {digest([picture(number)], "Describe the image."): "hang" for number in range(1, 16)}
-    with Stub(always=hung) as stub:
+    with shared(always=hung) as stub:
         asyncio.run(run(stub))
 
 
@@ -205,7 +205,7 @@ def test_a_pool_runs_again_but_once_at_a_time() -> None:
         assert len([outcome async for outcome in first]) == 2
         await pool.close()
 
-    with Stub() as stub:
+    with shared() as stub:
         asyncio.run(run(stub.url))
 
 
@@ -223,7 +223,7 @@ def test_an_error_of_the_asker_is_raised_after_what_was_answered() -> None:
         await pool.close()
         return seen
 
-    with Stub() as stub:
+    with shared() as stub:
         assert len(asyncio.run(run(stub.url))) == 1
 
 
@@ -281,7 +281,7 @@ def test_when_all_endpoints_are_dead_the_pool_stops_and_what_was_answered_is_kep
         await pool.close()
         return seen
 
-    with Stub(mean_s=0.01) as stub:
+    with shared(mean_s=0.01) as stub:
         seen = asyncio.run(run(stub))
     assert 20 <= len(seen) <= 30 and all(isinstance(outcome, Answer) for outcome in seen)
 
@@ -299,13 +299,13 @@ def test_a_restart_of_the_only_endpoint_is_outlived() -> None:
         await pool.close()
         return seen
 
-    with Stub(mean_s=0.01) as stub:
+    with shared(mean_s=0.01) as stub:
         seen = asyncio.run(run(stub))
     assert len(seen) == 300 and all(isinstance(outcome, Answer) for outcome in seen)
 
 
 def test_a_full_server_is_kept_full_and_not_flooded() -> None:
-    with Stub(mean_s=0.05, sigma=0.3, limit=12) as stub:
+    with shared(mean_s=0.05, sigma=0.3, limit=12) as stub:
         outcomes, snapshot = answer_all([stub.url], 600, in_flight=128)
         assert not check_answers(outcomes)
         assert stub.control()["answers"]["status_429"] < 200
@@ -327,7 +327,7 @@ def test_laggards_are_hedged_elsewhere_and_hung_up_on() -> None:
 
 
 def test_without_hedges_a_hung_request_runs_into_its_timeout() -> None:
-    with Stub(fail_first={"hang": 1}) as stub:
+    with shared(fail_first={"hang": 1}) as stub:
         outcomes, snapshot = answer_all([stub.url], 2, timeout_s=0.5, hedge=False)
     assert not check_answers(outcomes)
     assert snapshot.endpoints[stub.url].errors == {"timeout": 2} and snapshot.hedges == 0
@@ -347,14 +347,14 @@ def test_the_spending_cap_stops_before_it_is_passed() -> None:
         await pool.close()
         return answered, pool.snapshot().cost
 
-    with Stub(mean_s=0.01) as stub:  # 1000 tokens in and 100 out: 0.0012 a question
+    with shared(mean_s=0.01) as stub:  # 1000 tokens in and 100 out: 0.0012 a question
         answered, cost = asyncio.run(run(stub.url))
         assert stub.control()["requests"] == answered == 41
     assert cost == pytest.approx(0.0492)
 
 
 def test_rates_are_kept() -> None:
-    with Stub() as stub:
+    with shared() as stub:
         answer_all([stub.url], 30, requests_per_minute=1200)  # twenty at once, then 20 a second
         times = stub.control()["times"]
         assert len(times) == 30 and times[-1] - times[0] >= 0.4
@@ -383,7 +383,7 @@ def test_nonsense_is_refused() -> None:
 
 
 def test_a_right_key_is_sent_and_seen_nowhere() -> None:
-    with Stub(key=KEY) as stub:
+    with shared(key=KEY) as stub:
         outcomes, snapshot = answer_all([stub.url], 3, key=KEY)
     assert not check_answers(outcomes)
     assert KEY not in repr(outcomes) + repr(snapshot)
@@ -391,13 +391,13 @@ def test_a_right_key_is_sent_and_seen_nowhere() -> None:
 
 def test_a_wrong_key_stops_at_once_and_is_not_quoted_though_the_server_quotes_it() -> None:
     wrong = KEY + "-wrong"
-    with Stub(key=KEY) as stub, pytest.raises(PoolStopped, match=r"wrong key: Bearer .key.; check .* key") as stopped:
+    with shared(key=KEY) as stub, pytest.raises(PoolStopped, match=r"wrong key: Bearer .key.; check .* key") as stopped:
         answer_all([stub.url], 100, key=wrong)
     assert wrong not in str(stopped.value) and KEY not in str(stopped.value)
 
 
 def test_a_redirect_is_not_followed() -> None:
-    with Stub(dead="redirect") as stub:
+    with shared(dead="redirect") as stub:
         with pytest.raises(PoolStopped, match="HTTP 307"):
             answer_all([stub.url], 3, key=KEY)
         assert stub.control()["requests"] <= 6
