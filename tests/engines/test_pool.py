@@ -243,7 +243,7 @@ async def use_until_well(
         if total <= asked:
             by_endpoint[outcome.endpoint] += 1
         if total == asked:
-            sick.control(dead="", slow=1.0)
+            sick.control(dead="", slow=1.0, faults={})
         elif total > asked and outcome.endpoint == sick.url:
             later += 1
             if later == 20:
@@ -253,7 +253,10 @@ async def use_until_well(
     return by_endpoint, pool
 
 
-@pytest.mark.parametrize("change", [{"dead": "refuse"}, {"dead": "status_500"}, {"dead": "hang"}, {"slow": 20.0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"dead": "refuse"}, {"dead": "status_500"}, {"dead": "hang"}, {"slow": 20.0}, {"faults": {"looping": 1.0}}],
+)
 def test_a_sick_endpoint_gets_little_and_is_used_again_when_it_is_well(change: dict[str, Any]) -> None:
     with stubs(4, mean_s=0.05, sigma=0.3, capacity=16) as servers:
         servers[3].control(**change)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sailctl.core.engines.client import Client
 from sailctl.core.engines.concurrency import Breaker, Limit
-from sailctl.core.engines.faults import ENDPOINT, Fault
+from sailctl.core.engines.faults import ENDPOINT, SAMPLING, Fault
 
 MEMORY_S = 2.0  # over which latencies and shares are averaged, once there are enough
 GOODPUT_S = 5.0
@@ -93,7 +93,7 @@ class Endpoint:
         self.limit.note(0.0, self.in_flight)
         self._heard_at = now
         self._answered_of = max(self._answered_of, now - seconds)
-        self._sample(now, seconds, 1.0)
+        self._sample(now, seconds, 0.0 if fault is not None and fault.kind in SAMPLING else 1.0)
         if self.breaker.well(now):
             self.limit.restart(now)
             self.latency_s, self._well = seconds, 1.0  # what was known is of another time
