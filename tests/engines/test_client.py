@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any
 
+import orjson
 import pytest
 
 from sailctl.core.engines.client import Client, retry_after_s
@@ -98,6 +99,42 @@ def test_a_key_goes_out_in_a_header_and_never_comes_back_in_words() -> None:
         assert denied.detail == "HTTP 401: wrong key: Bearer [key]"
         assert "sk-another-key" not in repr(denied)
         assert fault_of(stub.url).detail == "HTTP 401: wrong key:"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ({"content": f"Bearer {KEY} " * 30, "finish": "stop"}, "looping"),
+        ({"content": "", "finish": KEY}, "empty"),
+        ({"content": "", "finish": "x" * 5000}, "empty"),
+    ],
+)
+def test_an_unusable_answer_is_quoted_shortly_and_without_the_key(said: dict[str, str], kind: str) -> None:
+    client = Client("http://host", key=Secret(KEY))
+    choice = {"message": {"content": said["content"]}, "finish_reason": said["finish"]}
+    with pytest.raises(Fault) as raised:
+        client._parse(orjson.dumps({"choices": [choice]}))
+    assert raised.value.kind == kind and KEY not in str(raised.value) and len(raised.value.detail) < 300
+
+
+def test_a_key_in_an_address_is_not_quoted_when_the_server_speaks_no_http() -> None:
+    async def run() -> Fault:
+        async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"no such protocol\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(babble, "127.0.0.1", 0)
+        client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1?token={KEY}")
+        with pytest.raises(Fault) as raised:
+            await client.ask(body())
+        await client.close()
+        server.close()
+        return raised.value
+
+    fault = asyncio.run(run())
+    assert fault.kind in ("bad_json", "reset") and KEY not in str(fault)  # reset: it hung up while being written to
 
 
 def test_connections_are_kept_and_sessions_are_renewed() -> None:

@@ -185,9 +185,9 @@ class Client:
         if finish == "content_filter":
             raise Fault("filtered", "the server's content filter kept the answer", reply=reply)
         if not text.strip():
-            raise Fault("empty", f"an answer without text, finish_reason {finish}", reply=reply)
+            raise Fault("empty", f"an answer without text, finish_reason {self._shorten(str(finish))}", reply=reply)
         if is_looping(text):
-            raise Fault("looping", f"repeats itself: …{text[-80:]!r}", reply=reply)
+            raise Fault("looping", f"repeats itself: …{self._scrub(text)[-80:]!r}", reply=reply)
         if finish == "length" and not self._accept_cut:
             raise Fault("cut", f"cut after {completion} tokens, {len(text)} characters", reply=reply)
         return reply
@@ -208,13 +208,13 @@ class Client:
 
     def _broken(self, error: BaseException) -> Fault:
         """A fault of the transport; its words are the library's and the system's, never the body's."""
-        words = self._scrub(str(error) or type(error).__name__)[:QUOTED]
+        if isinstance(error, aiohttp.ClientResponseError):  # its text ends with the address, which may hold a key
+            return Fault("bad_json", f"no HTTP: {self._shorten(error.message)}")
+        words = self._shorten(str(error) or type(error).__name__)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             return Fault("connect", words)
         if isinstance(error, TimeoutError):
             return Fault("timeout", f"no answer within {self._timeout_s:g} s")
-        if isinstance(error, aiohttp.ClientResponseError):
-            return Fault("bad_json", f"no HTTP: {words}")
         return Fault("reset", f"connection lost: {words}")
 
     def _quote(self, raw: bytes) -> str:
@@ -227,6 +227,10 @@ class Client:
             text = message if isinstance(message, str) else text
         except (ValueError, AttributeError):
             pass
+        return self._shorten(text)
+
+    def _shorten(self, text: str) -> str:
+        """Somebody else's words in one line, without the key: taken out before anything is cut, or half would stay."""
         text = " ".join(self._scrub(text).split())
         return text if len(text) <= QUOTED else text[:QUOTED] + "…"
 
