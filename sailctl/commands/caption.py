@@ -65,7 +65,7 @@ def caption(
     price_in: Annotated[float, S("--price-in", help="Price of a million prompt tokens.", min=0)] = 0.0,
     price_out: Annotated[float, S("--price-out", help="Price of a million completion tokens.", min=0)] = 0.0,
     max_cost: Annotated[
-        float | None, S("--max-cost", help="Stop when the answers of the whole job have cost this much; needs prices.", min=0)
+        float | None, S("--max-cost", help="Stop when the job's answers have cost this much; needs prices.", min=0)
     ] = None,
     processes: Annotated[int, S("--processes", help="Local processes, each an event loop; or Ray workers.", min=1)] = 1,
     shard: Annotated[str, S("--shard", help="Every n-th data shard from i on, for job arrays.", metavar="i/n")] = "0/1",
