@@ -14,6 +14,7 @@ class Ask:
     """One question: turns that end with the user's, the encoded pictures they show, and how to answer.
 
     `key` is the asker's own name for it. Pictures the turns show no `<image>` for come before the first user turn.
+    `max_tiles` is for a model of this process, None its own limit; an endpoint cuts pictures as its server sees fit.
     """
 
     key: str
@@ -22,6 +23,7 @@ class Ask:
     max_tokens: int = 1024
     temperature: float = 0.0
     seed: int | None = None
+    max_tiles: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

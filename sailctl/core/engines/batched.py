@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sailctl.core.engines.local import Completion, LocalEngine, Prepared
 
 GATHER_S = 0.25  # a batch that is not full begins when nothing has come for so long: its answers may be waited for
+CHARS_PER_TOKEN = 4  # of English text; only for an estimate
 RETRY_TEMPERATURE = 0.7  # of an answer drawn again, if it was colder
 
 
@@ -43,19 +44,30 @@ class BatchedLocal:
     An answer that loops or says nothing is drawn again, warmer and from another seed, up to `attempts` times; so is one
     that reached `max_tokens`, unless cut answers are accepted. What is drawn depends on the question and its seed
     alone, not on the batch; without a seed on the question's key. A batch too large for the device's memory is answered
-    in halves.
+    in halves. With `accept_all` the first answer counts, whatever it is: a benchmark is about what a model says, and
+    greedy answers are not to be mixed with drawn ones.
     """
 
-    def __init__(self, engine: LocalEngine, model: str, *, accept_cut: bool = True, attempts: int = 3) -> None:
+    def __init__(
+        self,
+        engine: LocalEngine,
+        model: str,
+        *,
+        accept_cut: bool = True,
+        accept_all: bool = False,
+        attempts: int = 3,
+    ) -> None:
         self.model = model
         self.batch_size = engine.batch_size
         self._engine = engine
-        self._accept_cut, self._attempts = accept_cut, attempts
+        self._accept_cut, self._accept_all, self._attempts = accept_cut, accept_all, attempts
         self._preparing = ThreadPoolExecutor(1, "prepare")
         self._answering = ThreadPoolExecutor(1, "answer")
 
     @classmethod
-    def open(cls, checkpoint: str, device: str, batch_size: int = 16, *, accept_cut: bool = True) -> BatchedLocal:
+    def open(
+        cls, checkpoint: str, device: str, batch_size: int = 16, *, accept_cut: bool = True, accept_all: bool = False
+    ) -> BatchedLocal:
         """The model of a checkpoint, named by its folder and its weights.
 
         Raises UsageError for a path or device that is not there, CheckpointError for weights that do not fit.
@@ -69,7 +81,7 @@ class BatchedLocal:
         loaded = load_model(checkpoint, device=place, dtype=place.dtype())
         name = f"{Path(checkpoint).resolve().name}@{fingerprint(loaded)}"
         local = LocalEngine(loaded.model, loaded.tokenizer, place, batch_size=batch_size)
-        return cls(local, name, accept_cut=accept_cut)
+        return cls(local, name, accept_cut=accept_cut, accept_all=accept_all)
 
     async def run(self, asks: AsyncIterator[Ask]) -> AsyncIterator[Outcome]:
         """Outcomes of all the questions, batch after batch. Raises what the stream of questions raises."""
@@ -107,6 +119,10 @@ class BatchedLocal:
             if answering is not None and not answering.done():  # a token at most: the model is ours until then
                 await asyncio.wait([answering])
 
+    def length(self, prompt_chars: int, sizes: Sequence[tuple[int, int]], max_tiles: int | None) -> int:
+        """About how many tokens a question has: pictures of such sizes and a prompt of so many characters."""
+        return self._engine.visual_tokens(sizes, max_tiles) + prompt_chars // CHARS_PER_TOKEN
+
     async def close(self) -> None:
         """End the threads."""
         for pool in (self._preparing, self._answering):
@@ -127,7 +143,7 @@ class BatchedLocal:
     def _prepare(self, ask: Ask) -> _Open | Failed:
         from sailctl.core.engines.local import Request
 
-        request = Request(ask.turns, ask.images, ask.max_tokens, ask.temperature, seed=_seed(ask))
+        request = Request(ask.turns, ask.images, ask.max_tokens, ask.temperature, ask.max_tiles, _seed(ask))
         try:
             return _Open(ask, self._engine.prepare(request, cut=True))
         except SampleError as error:
@@ -169,6 +185,8 @@ class BatchedLocal:
 
     def _unusable(self, completion: Completion) -> str | None:
         """Why an answer is of no use, in the words that the pool has for it."""
+        if self._accept_all:
+            return None
         if not completion.text:
             return "empty"
         if is_looping(completion.text):

@@ -94,7 +94,8 @@ class LocalEngine:
         prompt longer than the model's positions.
         """
         config = self.model.config
-        counts = [images.num_tiles(*_size(image), **self._tiling(request)) for image in request.images]
+        tiling = self._tiling(request.max_tiles)
+        counts = [images.num_tiles(*_size(image), **tiling) for image in request.images]
         turns = _with_placeholders(request.turns, len(counts))
         prompt_ids, _ = encode_turns(
             self.tokenizer, self._template, turns, counts, config.tokens_per_tile, add_generation_prompt=True
@@ -106,6 +107,11 @@ class LocalEngine:
                 "text; ask for fewer, or show fewer tiles"
             )
         return Prepared(request, prompt_ids, sum(counts), self._tiles(request) if cut else None)
+
+    def visual_tokens(self, sizes: Sequence[tuple[int, int]], max_tiles: int | None) -> int:
+        """How many tokens pictures of such widths and heights become."""
+        tiling = self._tiling(max_tiles)
+        return self.model.config.tokens_per_tile * sum(images.num_tiles(*size, **tiling) for size in sizes)
 
     def complete(
         self, prepared: Sequence[Prepared], *, abandon: Callable[[], bool] = lambda: False
@@ -156,14 +162,13 @@ class LocalEngine:
             raise DataError(f"picture: {error}") from error
 
     def _tiles(self, request: Request) -> torch.Tensor | None:
-        tiles = [
-            torch.from_numpy(images.tile(_picture(image), **self._tiling(request))) for image in request.images
-        ]  # fmt: skip
+        tiling = self._tiling(request.max_tiles)
+        tiles = [torch.from_numpy(images.tile(_picture(image), **tiling)) for image in request.images]
         return torch.cat(tiles) if tiles else None
 
-    def _tiling(self, request: Request) -> dict[str, Any]:
+    def _tiling(self, max_tiles: int | None) -> dict[str, Any]:
         config = self.model.config
-        most = request.max_tiles or config.max_tiles
+        most = max_tiles or config.max_tiles
         return {
             "tile_size": config.vision.image_size,
             "min_tiles": min(config.min_tiles, most),

@@ -43,6 +43,7 @@ class PoolOptions:
     attempts: int = 6  # requests for one question before it is given up
     hedge: bool = True  # a second request for the slowest tail
     accept_cut: bool = False  # take answers that reached max_tokens (finish == "length")
+    accept_all: bool = False  # take the first answer whatever it says, for a benchmark: empty and looping ones, too
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_cost: float | None = None  # in the currency of the prices
@@ -89,7 +90,13 @@ class HttpPool:
         self.options = options
         now = time.monotonic()
         self.clients = [
-            Client(url, key=api_key, timeout_s=options.timeout_s, accept_cut=options.accept_cut)
+            Client(
+                url,
+                key=api_key,
+                timeout_s=options.timeout_s,
+                accept_cut=options.accept_cut,
+                accept_all=options.accept_all,
+            )
             for url in dict.fromkeys(urls)
         ]
         names = [client.name for client in self.clients]

@@ -1,0 +1,276 @@
+"""The questions of a benchmark: rows of its VLMEvalKit table with their pictures, decoded when they are asked.
+
+One pass over the table notes where each row lies and hashes what it asks; a gigabyte of pictures leaves some hundred
+bytes a row in memory. A row whose pictures cannot be used stays a question, that it may be scored as wrong, and is told
+in `rejects`. The schema is VLMEvalKit's (`vlmeval/dataset/image_base.py`): `image` holds base64, a list of such, or the
+index of a row whose picture it repeats; without that column `image_path` names files.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import pybase64
+
+from sailctl.core.bench.prompts import Prompt, Rule, prompt, rule_of
+from sailctl.core.bench.tsv import Row, Table
+from sailctl.core.errors import DataError, SampleError, UsageError
+from sailctl.core.images import image_size
+
+if TYPE_CHECKING:
+    from sailctl.core.bench.suites import Benchmark
+
+LONGEST_REFERENCE = 64  # characters of an `image` cell that may be another row's index; the smallest picture has more
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question. `<image>` stands in the prompt only where pictures belong between certain words.
+
+    `group` is equal for questions about the same pictures; `row` holds the table's other columns.
+    """
+
+    index: str
+    prompt: str
+    images: tuple[bytes, ...]
+    group: str
+    row: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Why a question cannot be asked: a word of `REJECT_REASONS`, and what was found."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is remembered of a row: its place, a hash of all that is asked, and how long that will be."""
+
+    index: str
+    offset: int
+    line: int
+    group: str
+    content: str
+    prompt_chars: int
+    sizes: tuple[tuple[int, int], ...]
+
+
+class Questions(Sequence[Question]):
+    """The questions of one benchmark in the table's order; `rejects` by index, `excluded` rows counted by reason."""
+
+    def __init__(self, benchmark: Benchmark, path: Path, *, seed: int = SEED) -> None:
+        self.benchmark = benchmark
+        self.path = path
+        self.rejects: dict[str, Reject] = {}
+        self.excluded: Counter[str] = Counter()
+        rule = rule_of(benchmark.prompt)
+        self._table = _open(benchmark, path, rule)
+        self._has_images = bool({"image", "image_path"} & set(self._table.columns))
+        self._places: dict[str, int] = {}
+        self._entries = self._select(self._scan(), seed)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, position: int) -> Question: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Question]: ...
+    def __getitem__(self, position: int | slice) -> Question | list[Question]:
+        """A question read anew from the table; a rejected one has no pictures."""
+        if isinstance(position, slice):
+            return [self[one] for one in range(*position.indices(len(self)))]
+        entry = self._entries[position]
+        cells = self._table.row(entry.offset)
+        images: tuple[bytes, ...] = () if entry.index in self.rejects else self._images(cells)
+        asked = self._prompt(cells, len(images))
+        row = {name: text for name, text in cells.items() if name != "image"}
+        return Question(entry.index, asked.text, tuple(images[i] for i in asked.order), entry.group, row)
+
+    def __iter__(self) -> Iterator[Question]:
+        return (self[position] for position in range(len(self)))
+
+    @property
+    def indexes(self) -> list[str]:
+        """The index of every question."""
+        return [entry.index for entry in self._entries]
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of every question, without looking at pictures again."""
+        return [entry.group for entry in self._entries]
+
+    def content(self, position: int) -> str:
+        """A hash of a question's prompt and pictures."""
+        return self._entries[position].content
+
+    def size(self, position: int) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """How long a question is: the prompt's characters, and width and height of its pictures."""
+        entry = self._entries[position]
+        return entry.prompt_chars, entry.sizes
+
+    def close(self) -> None:
+        """Let go of the table."""
+        self._table.close()
+
+    # --- the one pass --------------------------------------------------------------------------------------------
+
+    def _scan(self) -> list[_Entry]:
+        rows: list[_Entry] = []
+        lines: dict[str, int] = {}
+        repeats: dict[str, str] = {}  # rows that show another row's picture, which may stand further down
+        wanted = self.benchmark.split
+        for row in self._table:
+            index = _index(row, self.path)
+            if index in lines:
+                raise DataError(
+                    f"{self.path}: index {index!r} stands in line {lines[index]} and again in line {row.line}; "
+                    "every question needs one of its own"
+                )
+            lines[index] = row.line
+            self._places[index] = row.offset
+            if wanted is not None and row.cells.get("split", "") != wanted:
+                self.excluded[f"split is not {wanted}"] += 1
+            elif self._has_images and not _shown(row.cells):
+                self.excluded["no image, which VLMEvalKit leaves out"] += 1
+            elif _is_reference(cell := _cell(row.cells, "image")):
+                repeats[index] = cell
+                rows.append(_Entry(index, row.offset, row.line, "", "", 0, ()))
+            else:
+                rows.append(self._entry(index, row))
+        for position, entry in enumerate(rows):
+            if entry.index in repeats:  # now every row's place is known
+                rows[position] = self._entry(entry.index, Row(entry.offset, entry.line, self._table.row(entry.offset)))
+        return rows
+
+    def _entry(self, index: str, row: Row) -> _Entry:
+        images: tuple[bytes, ...] = ()
+        sizes: tuple[tuple[int, int], ...] = ()
+        try:
+            images = self._images(row.cells)
+            sizes = tuple(image_size(image) for image in images)
+        except SampleError as error:
+            images = ()
+            self.rejects[index] = Reject(error.reason, f"{self.path.name} line {row.line}: {error.detail}")
+        asked = self._prompt(row.cells, len(images))
+        digests = [hashlib.blake2b(image, digest_size=16).hexdigest() for image in images]
+        told = repr((asked.text, [digests[i] for i in asked.order]))
+        content = hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        group = hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest() if digests else index
+        return _Entry(index, row.offset, row.line, group, content, len(asked.text), sizes)
+
+    def _select(self, entries: list[_Entry], seed: int) -> list[_Entry]:
+        """All questions, or a subset that depends on seed and index alone: a larger one holds every smaller one."""
+        limit = self.benchmark.limit
+        if limit is None or len(entries) <= limit:
+            return entries
+
+        def lot(entry: _Entry) -> bytes:
+            return hashlib.blake2b(f"{seed} {entry.index}".encode("utf-8", "surrogatepass")).digest()
+
+        drawn = {entry.index for entry in sorted(entries, key=lot)[:limit]}
+        self.rejects = {index: reject for index, reject in self.rejects.items() if index in drawn}
+        self.excluded["not drawn into the subset"] += len(entries) - limit
+        return [entry for entry in entries if entry.index in drawn]
+
+    # --- cells ---------------------------------------------------------------------------------------------------
+
+    def _prompt(self, cells: Mapping[str, str], num_images: int) -> Prompt:
+        return prompt(self.benchmark.prompt, self.benchmark.dataset, cells, num_images)
+
+    def _images(self, cells: Mapping[str, str]) -> tuple[bytes, ...]:
+        """The encoded pictures of a row, in the row's order. Raises SampleError."""
+        cell = _cell(cells, "image")
+        if not cell:
+            return tuple(self._file(name) for name in _listed(_cell(cells, "image_path")) if name)
+        if _is_reference(cell):
+            if (place := self._places.get(cell)) is None:
+                raise SampleError("bad_image", f"image {cell!r} is neither base64 nor another row's index")
+            cell = _cell(self._table.row(place), "image")
+            if not cell or _is_reference(cell):
+                raise SampleError("no_image", "the row whose image it repeats has none of its own")
+        return tuple(_decoded(text) for text in _listed(cell))
+
+    def _file(self, name: str) -> bytes:
+        """A picture named by a path, looked for where VLMEvalKit keeps a dataset's pictures and beside the table."""
+        root = self.path.parent.resolve()
+        for folder in (root / "images" / self.benchmark.dataset, root / "images", root):
+            path = (folder / name).resolve()
+            if not path.is_relative_to(root):
+                raise SampleError("unsafe_path", f"image_path {name!r} leaves {root}")
+            if path.is_file():
+                try:
+                    return path.read_bytes()
+                except OSError as error:
+                    raise SampleError("unreadable", f"{path}: {error.strerror}") from None
+        raise SampleError("no_image", f"image_path {name!r}: no such file in {root} or {root / 'images'}")
+
+
+def questions(benchmark: Benchmark, root: Path, *, seed: int = SEED) -> Questions:
+    """The questions of a benchmark from `root/DATASET.tsv`.
+
+    Raises UsageError where that file is not there, naming it and the columns it has to have, or where it lacks some;
+    DataError for a file that is no such table, and for one that uses an index twice.
+    """
+    return Questions(benchmark, root / f"{benchmark.dataset}.tsv", seed=seed)
+
+
+def _open(benchmark: Benchmark, path: Path, rule: Rule) -> Table:
+    columns = ["index", *rule.columns, *(["split"] if benchmark.split is not None else [])]
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: not there; {benchmark.name} needs VLMEvalKit's table of {benchmark.dataset}: tab-separated, with "
+            f"the columns {', '.join(columns)}, answer and image (base64) or image_path"
+        )
+    return Table(path, columns)
+
+
+def _index(row: Row, path: Path) -> str:
+    """A row's index as pandas and VLMEvalKit write it: whole numbers without leading zeros, all else as it stands."""
+    index = row.cells["index"].strip()
+    if not index:
+        raise DataError(f"{path}: line {row.line} has no index")
+    return str(int(index)) if index.isascii() and index.isdigit() else index
+
+
+def _cell(cells: Mapping[str, str], column: str) -> str:
+    text = cells.get(column, "").strip()
+    return "" if text == "nan" else text  # as pandas writes an absent cell in some files
+
+
+def _shown(cells: Mapping[str, str]) -> bool:
+    return any(_cell(cells, column) for column in ("image", "image_path"))
+
+
+def _is_reference(cell: str) -> bool:
+    return 0 < len(cell) <= LONGEST_REFERENCE and not cell.startswith("[")
+
+
+def _listed(cell: str) -> list[str]:
+    """A cell's entries: those of a list written as Python writes one, else the cell itself."""
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return [cell]
+    try:
+        found = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
+        raise SampleError("bad_image", "a list of images that is not a list of texts")
+    return found
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return pybase64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        raise SampleError("bad_image", f"{len(text)} characters that are not base64 ({error})") from None
