@@ -313,3 +313,22 @@ def test_open_names_the_weights(tmp_path: Path) -> None:
     assert isinstance(answers(engine, [ask("a", "q", png())])["a"], Answer)
     with pytest.raises(UsageError, match="no such folder"):
         BatchedLocal.open(str(tmp_path / "nowhere"), "cpu")
+
+
+def test_for_a_benchmark_the_first_answer_counts_whatever_it_is() -> None:
+    for text in ("a dog " * 60, "", "fine"):
+        engine = batched(attempts=3, accept_all=True)
+        batches = scripted(engine, lambda request, text=text: text)  # type: ignore[misc]
+        given = answers(engine, [ask("a")])["a"]
+        assert isinstance(given, Answer) and (given.text, given.attempts, len(batches)) == (text, 1, 1)
+
+
+def test_a_question_has_its_own_tile_limit(engine: BatchedLocal) -> None:
+    wide = png(4, 224, 56)
+    found = answers(
+        engine, [ask("own", "q", wide), ask("one", "q", wide, max_tiles=1), ask("two", "q", wide, max_tiles=2)]
+    )
+    lengths = {key: one.prompt_tokens for key, one in found.items() if isinstance(one, Answer)}
+    assert [(lengths["own"] - lengths["one"]) // 4, (lengths["two"] - lengths["one"]) // 4] == [4, 2]  # thumbnails, too
+    assert engine.length(40, [(224, 56), (56, 56)], None) == 4 * 6 + 10
+    assert engine.length(0, [(224, 56)], 1) == 4

@@ -114,7 +114,7 @@ def options_of(cells: Mapping[str, str]) -> dict[str, str]:
 
 def language_of(dataset: str, text: str) -> str:
     """`zh` for a dataset that calls itself Chinese (`MMBench_DEV_CN`) or a text that mostly is, else `en`."""
-    if {"CN", "ZH"} & set(dataset.upper().split("_")):
+    if {"CN", "ZH"} & set(re.split("[_-]", dataset.upper())):
         return "zh"
     return "zh" if 2 * len(_CHINESE.findall(text)) > len(_LATIN.findall(text)) else "en"
 
