@@ -20,7 +20,14 @@ BenchOutOpt = Annotated[
 
 
 def bench(
-    suite: Annotated[str, typer.Option("--suite", help="Which questions: synth (ten held-out tasks).")] = "synth",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            help="sail18, opencompass8, card14, understanding, synth, a YAML file, or dataset:NAME; without it synth.",
+            metavar="NAME|PATH",
+        ),
+    ] = None,
     checkpoint: MeasuredCheckpointOpt = None,
     out: BenchOutOpt = None,
     samples: Annotated[
@@ -30,6 +37,14 @@ def bench(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Score the blind and the untrained model too.")
     ] = True,
+    from_scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-scores",
+            help="Only recompute the suite's averages from a JSON file of {model: {benchmark: raw score}}.",
+            metavar="FILE",
+        ),
+    ] = None,
     device: DeviceOpt = "auto",
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -41,14 +56,29 @@ def bench(
     $ sailctl bench --checkpoint runs/tiny/preference
 
     $ sailctl bench --checkpoint path/to/InternVL --out results --samples 50
+
+    $ sailctl bench --from-scores scores.json --suite sail18 --json
     """
     from sailctl.commands import output
     from sailctl.core.bench.lineage import bench_config, check_suite, default_out, report_folder
+
+    if from_scores is not None:
+        from sailctl.core.bench.published import recompute, score_table
+
+        averages, remarks = recompute(from_scores, suite)
+        for remark in remarks:
+            output.console.print(remark, markup=False)
+        if json:
+            output.emit_json(averages)
+        else:
+            output.emit_table(f"{suite}: averages in points", *score_table(averages))
+        return
+
     from sailctl.core.bench.run import bench as run_bench
     from sailctl.core.bench.run import plan, table
     from sailctl.core.model.lookup import newest_stage
 
-    check_suite(suite)
+    check_suite(suite or "synth")
     path = newest_stage() if checkpoint is None else Path(checkpoint)
     config = bench_config(path, samples=samples, seed=seed)
     folder = out or default_out(path)

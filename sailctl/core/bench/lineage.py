@@ -55,10 +55,15 @@ def recipe_of(run: Path) -> Recipe:
 
 
 def check_suite(name: str) -> None:
-    """Raise UsageError for a suite that does not exist."""
+    """Raise UsageError for a suite that does not exist, or whose questions cannot be asked."""
+    from sailctl.core.bench.suites import load_suite
+
     known = get_args(BenchConfig.model_fields["suite"].annotation)
-    if name not in known:
-        raise UsageError(f"suite '{name}' does not exist; suites: {', '.join(known)}")
+    if load_suite(name).name not in known:
+        raise UsageError(
+            f"suite '{name}' has averages to be recomputed from scores (--from-scores FILE); questions are asked of "
+            f"{', '.join(known)}"
+        )
 
 
 def bench_config(checkpoint: Path, *, samples: int | None = None, seed: int | None = None) -> BenchConfig:

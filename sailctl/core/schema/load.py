@@ -114,8 +114,8 @@ def recipe_stages(name_or_path: str | None) -> list[str]:
     return stages
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; raises UsageError naming file, line and problem."""
+def read_yaml(file: Path, wanted: str = "a recipe; it should begin with name: and stage:") -> dict[str, Any]:
+    """A YAML file that holds a mapping (`wanted` says which); raises UsageError naming file, line and problem."""
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader: builds no objects
     except yaml.MarkedYAMLError as error:
@@ -126,7 +126,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
     if not isinstance(raw, dict):
-        raise UsageError(f"{file}: holds {type(raw).__name__}, not a recipe; it should begin with name: and stage:")
+        raise UsageError(f"{file}: holds {type(raw).__name__}, not {wanted}")
     return raw
 
 
