@@ -33,9 +33,9 @@ def benchmark(name: str = "MMStar", **changes: Any) -> Benchmark:
     return Benchmark(**{**values, **changes})
 
 
-def png(seed: int = 0, width: int = 60, height: int = 60) -> bytes:
-    """A picture of a few coloured squares, another for every seed."""
-    squares = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+def png(seed: int = 0, width: int = 60, height: int = 60, *, flat: bool = False) -> bytes:
+    """A picture of a few coloured squares, or of one colour, another for every seed."""
+    squares = np.random.default_rng(seed).integers(0, 256, (1, 1, 3) if flat else (3, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(squares).resize((width, height), Image.Resampling.NEAREST).save(buffer, format="PNG")
     return buffer.getvalue()
