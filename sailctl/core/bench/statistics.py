@@ -34,6 +34,75 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return low, high
 
 
+def wilson_effective(mean: float, variance: float, units: int, freedom: int | None = None) -> tuple[float, float]:
+    """Wilson's interval of a mean within 0..1 that is no plain proportion, from the variance of that mean.
+
+    It is Wilson's for as many yes/no items as would have this variance: mean (1 - mean) / variance of them, with t in
+    place of z for `freedom` (units - 1) degrees of freedom, for the variance is estimated (effective sample size: Korn
+    and Graubard, Survey Methodology 24, 1998; with Wilson: Franco et al., Journal of Survey Statistics and Methodology
+    7, 2019). `units` are what was drawn independently. Where all of them score 0, or all 1, they count as yes/no
+    items; otherwise the variance is at least what one unit at the far end of the scale would make of it.
+    """
+    freedom = units - 1 if freedom is None else freedom
+    if units < 2 or freedom < 1:
+        return 0.0, 1.0
+    t = t95(freedom)
+    size = float(units)
+    if 0 < mean < 1:
+        size = mean * (1 - mean) / max(variance, (max(mean, 1 - mean) / units) ** 2)
+    scale = 1 + t**2 / size
+    centre = (mean + t**2 / (2 * size)) / scale
+    half = t / scale * math.sqrt(mean * (1 - mean) / size + t**2 / (4 * size * size))
+    return 0.0 if mean <= 0 else max(0.0, centre - half), 1.0 if mean >= 1 else min(1.0, centre + half)
+
+
+def t95(freedom: int) -> float:
+    """Two-sided 95% quantile of Student's t (Cornish and Fisher's expansion: Abramowitz and Stegun 26.7.5)."""
+    if freedom < 3:  # where the expansion is not good enough
+        return 12.706205 if freedom == 1 else 4.302653
+    z, v = Z95, freedom
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / v ** (power + 1) for power, term in enumerate(terms))
+
+
+def weighted_mean(scores: Sequence[Score], weights: Sequence[float]) -> Score:
+    """A weighted mean of scores of different questions, with its 95% interval.
+
+    Each bound is as far from the mean as those of the parts add up to in squares (MOVER: Zou and Donner, Statistics in
+    Medicine 27, 2008), so that skewed parts keep their skew.
+    """
+    shares = [weight / sum(weights) for weight in weights]
+    mean = sum(share * one.score for share, one in zip(shares, scores, strict=True))
+    below = math.hypot(*(share * (one.score - one.ci95[0]) for share, one in zip(shares, scores, strict=True)))
+    above = math.hypot(*(share * (one.ci95[1] - one.score) for share, one in zip(shares, scores, strict=True)))
+    return Score(mean, sum(one.n for one in scores), (max(0.0, mean - below), min(1.0, mean + above)))
+
+
+def mcnemar(left_only: int, right_only: int) -> float:
+    """Two-sided p-value of McNemar's exact test: of the items that one of two models got right, how many were left's.
+
+    Each is a fair coin where the two are equally good (McNemar, Psychometrika 12, 1947). Never above its level.
+    """
+    n, fewer = left_only + right_only, min(left_only, right_only)
+    logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(fewer + 1)]
+    return min(1.0, 2 * sum(math.exp(log - n * math.log(2)) for log in logs))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for being several (Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, highest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
 def score_yes_no(values: Sequence[float]) -> Score:
     """The mean of items that are each 0 or 1, with Wilson's interval."""
     mean = sum(values) / len(values) if values else 0.0
