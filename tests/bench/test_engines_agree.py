@@ -29,13 +29,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that speaks in letters, sometimes ends, and hears words and pictures; exported for stock ones."""
     folder = tmp_path_factory.mktemp("model")
     made, tokenizer = tiny_model(seed=3, llm="qwen3"), tiny_tokenizer()
-    spoken = tokenizer.convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz", "<|im_end|>"])
+    spoken = tokenizer.convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz"])
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(3)
         silent = [token for token in range(262) if token not in spoken]
         made.llm.lm_head.weight[silent] = 0
+        end, letter = tokenizer.convert_tokens_to_ids(["<|im_end|>", "w"])  # it ends where it would say "w"
+        made.llm.lm_head.weight[end] = made.llm.lm_head.weight[letter]
+        made.llm.lm_head.weight[letter] = 0
     save_weights(made, tokenizer, folder / "own")
     export(folder / "own", "transformers", folder / "stock")
     # `transformers serve` wants torchvision for an InternVL: it gets the language model, which is all that text meets
