@@ -1,0 +1,287 @@
+"""Runs in the scorer's own interpreter: VLMEvalKit scores prediction files, and what it found is written as JSON.
+
+`python scorer_script.py JOBS.json`; imports nothing of sailctl. Importing VLMEvalKit turns gradients and the checking
+of certificates off for the whole process, which is why this is a process of its own. Its scoring is not touched: what
+is changed is where it finds its tables, that it downloads none, and that it gets cells as they are written, not as
+numbers or as absent ones ("None", "N/A"). What the detailed results mean is `headline.py`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import json
+import os
+import signal
+import socket
+import string
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+LOOPBACK = ("127.", "::1", "localhost")
+FOUND = ("hit", "log", "extracted", "score", "eval_match", "eval_score", "res")  # columns of detailed results
+TEXTS = {"answer", "prediction", "question", "hint", "choices", "answer_option", *string.ascii_uppercase}
+READ_AS_IS = {"accuracy", "circular_accuracy", "mme", "hallusion", "f1", "anls", "relaxed_accuracy", "vqa_score",
+              "exact_match", "ocrbench", "judged"}  # fmt: skip
+GUESS = "Failed to predict, thus randomly"  # VLMEvalKit's note beside an option drawn by lot
+
+
+def main() -> int:
+    """Score job after job; a job that fails leaves its error in its result file, the others go on."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux: end with the process that started this one
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    with open(sys.argv[1], encoding="utf-8") as handle:
+        jobs = json.load(handle)
+    _refuse_network()
+    _mend_torchvision()
+    import vlmeval.dataset  # noqa: F401
+
+    for job in jobs:
+        try:
+            result = _score(job)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            traceback.print_exc()
+            result = {"error": f"{type(error).__name__}: {error}"}
+        temporary = job["result"] + ".tmp"
+        with open(temporary, "w", encoding="utf-8") as handle:
+            json.dump(result, handle, ensure_ascii=False, default=_plain)
+        os.replace(temporary, job["result"])
+    return 0
+
+
+def _refuse_network() -> None:
+    """Nothing is downloaded: a connection goes to this machine or fails."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and not str(address[0]).startswith(LOOPBACK):
+            raise OSError(f"scoring is offline: no connection to {address[0]}")
+        connect(self, address)
+
+    socket.socket.connect = connect_here  # type: ignore[method-assign, assignment]
+
+
+def _mend_torchvision() -> None:
+    """Let a torchvision without operators for this build of torch be imported: its transforms need none of them."""
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library._sailctl_fragment = library  # type: ignore[attr-defined]  # dropped, it would be undefined again
+
+
+def _score(job: dict[str, Any]) -> dict[str, Any]:
+    os.environ["LMUData"] = job["tables"]  # noqa: SIM112 - VLMEvalKit's own name
+    os.chdir(job["work"])  # names of result files are made by replacing an ending wherever it stands in a path
+    dataset = _dataset(job)
+    frame = _answers(job)
+    judge = _judge(job)
+    result: dict[str, Any] = {"table": None, "picked": None}
+    if judge is None and job["dataset"] == "MathVista_MINI":
+        result["rows"] = _mathvista_without_judge(frame)
+    else:
+        if job["metric"] in READ_AS_IS:
+            name = "predictions.pkl"
+            frame.to_pickle(name)
+        else:
+            name = "predictions.tsv"  # some datasets insist on a format by name
+            frame.to_csv(name, sep="\t", index=False)
+        told = dataset.evaluate(name, nproc=job["nproc"], **(judge or {"model": "exact_matching"}))
+        result |= _headline(dataset, told)
+        result["rows"] = _rows(name)
+        if job["dataset"] == "MathVista_MINI":
+            _mathvista_hits(result["rows"], f"predictions_{job['judge']['model']}.tsv")
+    if job["metric"] == "circular_accuracy":
+        result["rotations"] = _rotations(frame, judge, job)
+    return result
+
+
+def _dataset(job: dict[str, Any]) -> Any:
+    """The kit's dataset over our table; without its checksum, for one that differs would be downloaded anew."""
+    from vlmeval.dataset import DATASET_CLASSES, build_dataset
+
+    for kind in DATASET_CLASSES:
+        if job["dataset"] in kind.supported_datasets():
+            getattr(kind, "DATASET_MD5", {}).pop(job["dataset"], None)
+    dataset = build_dataset(job["dataset"])
+    if dataset is None:
+        raise ValueError(f"VLMEvalKit cannot build the dataset {job['dataset']}: see the lines above")
+    return dataset
+
+
+def _answers(job: dict[str, Any]) -> Any:
+    """The table with its predictions, texts exactly as written; an empty cell is an absent one but for a prediction."""
+    import pandas as pd
+
+    frame = pd.read_csv(job["answers"], sep="\t")
+    exact = pd.read_csv(job["answers"], sep="\t", dtype=str, keep_default_na=False)
+    for name in frame.columns:
+        if name in TEXTS or (name != "index" and not pd.api.types.is_numeric_dtype(frame[name])):
+            texts = [text if text or name == "prediction" else None for text in exact[name]]
+            frame[name] = pd.Series(texts, dtype=object)
+    if not pd.api.types.is_integer_dtype(frame["index"]):
+        frame["index"] = list(exact["index"])
+    return frame
+
+
+def _judge(job: dict[str, Any]) -> dict[str, Any] | None:
+    """How the kit reaches its judge: by explicit arguments, for a file of environment variables may lie beside it."""
+    if job["judge"] is None:
+        return None
+    from vlmeval.dataset.utils import build_judge
+
+    key = os.environ["OPENAI_API_KEY"]
+    # the proxy retries; asking it again and again would only wait
+    judge = {"model": job["judge"]["model"], "api_base": job["judge"]["url"], "key": key, "retry": 1, "wait": 0}
+    if not build_judge(**judge).working():  # some datasets would go on without it, and only warn
+        raise RuntimeError("the judge answers nothing")
+    return judge
+
+
+def _headline(dataset: Any, told: Any) -> dict[str, Any]:
+    """What `evaluate` returned as a table of rows, and the headline the kit picks from it."""
+    import pandas as pd
+    from vlmeval.smp.status_report import flatten_summary_metrics
+
+    table = json.loads(told.to_json(orient="records")) if isinstance(told, pd.DataFrame) else told
+    picked = None
+    with contextlib.suppress(Exception):  # the kit's own report passes over what its picker cannot read, too
+        values = list(type(dataset).report_primary_metric(flatten_summary_metrics(told)).values())
+        picked = float(values[0]) if len(values) == 1 else None
+    return {"table": table, "picked": picked}
+
+
+def _rows(predictions: str) -> dict[str, dict[str, str]]:
+    """What the kit's detailed result files say of each question, as text."""
+    import pandas as pd
+
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(glob.glob("*.tsv")):
+        if path == predictions:
+            continue
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        columns = [name for name in FOUND if name in frame.columns]
+        if "index" in frame.columns and columns:
+            for index, *cells in zip(frame["index"], *(frame[name] for name in columns), strict=True):
+                found.setdefault(index, {}).update(zip(columns, cells, strict=True))
+    return found
+
+
+def _rotations(frame: Any, judge: dict[str, Any] | None, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The option the kit reads in the answer to each rotation of a circular question, and whether it drew it by lot.
+
+    The kit keeps one verdict for all rotations of a question. Its judge is asked again as it was asked before, up to
+    the first rotation that is wrong: the proxy knows the answers. `asked` is False for rotations past that.
+    """
+    from vlmeval.dataset.utils import build_judge
+    from vlmeval.dataset.utils.multiple_choice import extract_answer_from_item, prefetch_answer
+
+    frame = frame.sort_values(by="index")
+    model = build_judge(**judge) if judge is not None else None
+    groups: dict[int, list[Any]] = {}
+    for position in range(len(frame)):
+        row = frame.iloc[position]
+        groups.setdefault(int(row.get("g_index", row["index"] % 10**6)), []).append(row)
+
+    def read(rows: list[Any]) -> dict[str, dict[str, Any]]:
+        options = [prefetch_answer(row) or "" for row in rows]
+        missed = any(option not in ("", row["answer"]) for row, option in zip(rows, options, strict=True))
+        found: dict[str, dict[str, Any]] = {}
+        for row, option in zip(rows, options, strict=True):
+            guess = False
+            asked = model is None or bool(option) or not missed  # without a judge, all the asking there is
+            if model is not None and not option and not missed:
+                told = extract_answer_from_item(model, row, dataset_name=job["dataset"])
+                guess = told["log"].startswith(GUESS)
+                option = "" if guess else told["opt"]
+                missed = option != row["answer"]
+            found[str(row["index"])] = {"option": option, "guess": guess, "asked": asked}
+        return found
+
+    results: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(job["nproc"]) as executor:
+        for found in executor.map(read, groups.values()):
+            results |= found
+    return results
+
+
+def _mathvista_hits(rows: dict[str, dict[str, Any]], storage: str) -> None:
+    """The kit keeps no verdict for each question: ask its rule for it, and whether the extracted answer can be read."""
+    from vlmeval.dataset.utils.mathvista import post_check
+    from vlmeval.smp import load
+
+    frame = load(storage)
+    for position in range(len(frame)):
+        line = frame.iloc[position]
+        row = rows[str(line["index"])]
+        row["hit"] = "1" if post_check(line, prefetch=False) else "0"
+        row["readable"] = _is_readable(line, line["res"])
+
+
+def _mathvista_without_judge(frame: Any) -> dict[str, dict[str, Any]]:
+    """MathVista graded by the kit's rule on what can be extracted from answers without a judge, nothing guessed.
+
+    First the kit's own prefetch; then, for a number, what stands after the last "answer is" or "=", or the only number
+    there is. Two numbers and no such words are no answer.
+    """
+    from vlmeval.dataset.utils.mathvista import post_check
+
+    rows: dict[str, dict[str, Any]] = {}
+    for position in range(len(frame)):
+        line = frame.iloc[position].copy()
+        found = post_check(line, prefetch=True) or _number_in(line["prediction"], line["answer_type"])
+        line["res"] = found
+        readable = bool(found) and _is_readable(line, found)
+        hit = readable and post_check(line, prefetch=False)
+        rows[str(line["index"])] = {"res": str(found), "log": "", "hit": "1" if hit else "0", "readable": readable}
+    return rows
+
+
+def _number_in(text: str, kind: str) -> str:
+    import re
+
+    if kind not in ("integer", "float"):
+        return ""
+    number = r"-?\d[\d,]*(?:\.\d+)?"
+    told = re.findall(rf"(?:answer is|answer:|=)\W{{0,4}}?({number})", text, re.IGNORECASE)
+    numbers = told[-1:] or re.findall(number, text)
+    return numbers[0].replace(",", "") if len(numbers) == 1 else ""
+
+
+def _is_readable(line: Any, found: Any) -> bool:
+    """Whether an extracted answer is of the kind the question asks for."""
+    import ast
+
+    from vlmeval.utils import can_infer
+
+    if line["question_type"] == "multi_choice":
+        choices = {chr(65 + place): text for place, text in enumerate(ast.literal_eval(line["choices"]))}
+        return bool(can_infer(found, choices))
+    if line["answer_type"] in ("integer", "float"):
+        try:
+            return (int if line["answer_type"] == "integer" else float)(found) is not None and found == found
+        except (ValueError, TypeError, OverflowError):
+            return False
+    return bool(str(found).strip()) and str(found) != "nan"
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars and arrays as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
