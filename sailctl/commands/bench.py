@@ -45,6 +45,14 @@ def bench(
             metavar="FILE",
         ),
     ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--compare",
+            help="Only show finished benches side by side, later ones tested against the first; give it for each.",
+            metavar="RUN",
+        ),
+    ] = None,
     device: DeviceOpt = "auto",
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -58,6 +66,8 @@ def bench(
     $ sailctl bench --checkpoint path/to/InternVL --out results --samples 50
 
     $ sailctl bench --from-scores scores.json --suite sail18 --json
+
+    $ sailctl bench --compare runs/a/bench --compare runs/b/bench
     """
     from sailctl.commands import output
     from sailctl.core.bench.lineage import bench_config, check_suite, default_out, report_folder
@@ -72,6 +82,16 @@ def bench(
             output.emit_json(averages)
         else:
             output.emit_table(f"{suite}: averages in points", *score_table(averages))
+        return
+
+    if compare:
+        from sailctl.core.bench.compare import comparison_table, side_by_side
+
+        found = side_by_side(compare)
+        if json:
+            output.emit_json(found)
+        else:
+            output.emit_table("points with 95% intervals, p adjusted for all benchmarks", *comparison_table(found))
         return
 
     from sailctl.core.bench.run import bench as run_bench

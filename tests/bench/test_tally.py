@@ -47,6 +47,9 @@ def test_f1_by_hand() -> None:
         row(6, 0.0, answer="no", parsed=False),  # neither yes nor no: no false positive
         row(7, 0.0, answer="yes", parsed=False),  # and a false negative here
     ]
+    assert tally("f1", [row(1, 1.0, answer="Yes", category="random,popular,adversarial")])[0].rows_GK.tolist() == [
+        [3, 0, 0]
+    ]
     made, what = tally("f1", rows)
     assert (what, made.value) == ("f1", pytest.approx(2 * 2 / (2 * 2 + 1 + 2)))
     assert tally("f1", [row(1, 1.0)])[1] == ITEMS
@@ -55,6 +58,7 @@ def test_f1_by_hand() -> None:
 
 def test_mme_by_hand() -> None:
     rows = [
+        row(9, 1.0, category="not a task", group="x"),
         row(0, 1.0, category="OCR", group="x"), row(1, 1.0, category="OCR", group="x"),
         row(2, 1.0, category="OCR", group="y"), row(3, 0.0, category="OCR", group="y"),
         row(4, 1.0, category="count", group="x"), row(5, 0.0, category="count", group="x"),
@@ -73,7 +77,10 @@ def test_hallusion_by_hand() -> None:
         "VS_chart_1_0_1_0": 1,  # another set: its figure and its question right
         "VD_math_1_0_1_0": 0,  # another set: both wrong
     }  # fmt: skip
-    made, what = tally("hallusion", [row(index, float(hit)) for index, hit in hits.items()])
+    groups = ["_".join([index.split("_")[1], *index.split("_")[3:5]]) for index in hits]
+    rows = [row(index, float(hit), group=of) for (index, hit), of in zip(hits.items(), groups, strict=True)]
+    made, what = tally("hallusion", rows)
+    assert groups[0] == "illusion_0_0"
     assert what == "hallusion" and len(made.rows_GK) == 3
     assert made.value == pytest.approx((4 / 6 + 2 / 4 + 2 / 4) / 3)
     assert tally("hallusion", [row("7", 1.0)])[1] == ITEMS

@@ -1,8 +1,9 @@
 """What each metric adds up over the questions of a benchmark: from rows of samples.jsonl to a `Tally`.
 
-A row has `index`, `score` (0 to 1, one question's worth), `group` (the unit the metric makes of several questions: the
-rotations of one, the pair of one MME picture), and where the metric wants them `category` (MME's tasks), `answer`
-(POPE's truth) and `parsed`. Rows of one `cluster` share a picture; without that key a group is a cluster.
+A row has `index`, `score` (0 to 1, one question's worth), `group` (the unit that is judged together, as `ItemScore` has
+it: the rotations of a question, the pair of an MME picture, a HallusionBench figure), and where the metric wants them
+`category` (of MME and POPE), `answer` (POPE's truth) and `parsed`. Rows of one `cluster` share a picture; without that
+key a group is a cluster. The sums are those of `headline.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sailctl.core.bench.clusters import Tally, ratio
+from sailctl.core.bench.headline import MME_TASKS
 
 Row = Mapping[str, Any]
 Part = tuple[Hashable, list[float]]  # the cluster of something, and what it adds to the cluster's sums
@@ -36,7 +38,7 @@ def tally(metric: str, rows: Sequence[Row], full_marks: float = 100.0) -> tuple[
         return _added([(_cluster(row), _confusion(row)) for row in rows], len(rows), _f1), metric
     if metric == "mme" and all("category" in row for row in rows):
         return _mme(rows, full_marks), metric
-    if metric == "hallusion" and all(str(row["index"]).count("_") >= 5 for row in rows):
+    if metric == "hallusion" and all(str(row.get("group")).count("_") >= 2 for row in rows):
         return _hallusion(rows), metric
     means = _added([(_cluster(row), [float(row["score"]), 1.0]) for row in rows], len(rows))
     return means, ITEMS if metric in ("f1", "mme", "hallusion") else metric
@@ -73,10 +75,14 @@ def _circular(rows: Sequence[Row]) -> list[Part]:
 
 
 def _confusion(row: Row) -> list[float]:
-    """True positives, false positives, false negatives; what cannot be read is no "yes" (VLMEvalKit's POPE_rating)."""
+    """True positives, false positives, false negatives; what cannot be read is no "yes" (VLMEvalKit's POPE_rating).
+
+    A question of several categories ("random,popular") counts as often.
+    """
     truth, right = str(row["answer"]).strip().lower() == "yes", row["score"] >= 1
     says_yes = right if truth else not right and bool(row.get("parsed", True))
-    return [float(truth and says_yes), float(says_yes and not truth), float(truth and not says_yes)]
+    weight = len(str(row.get("category") or "").split(","))
+    return [weight * float(one) for one in (truth and says_yes, says_yes and not truth, truth and not says_yes)]
 
 
 def _f1(sums: np.ndarray) -> np.ndarray:
@@ -89,6 +95,7 @@ def _mme(rows: Sequence[Row], full_marks: float) -> Tally:
 
     Pictures are drawn within their task: how many it has is fixed.
     """
+    rows = [row for row in rows if row["category"] in MME_TASKS]
     units = _units(rows, [(row["category"], row.get("group") or row["index"]) for row in rows])
     names = sorted({str(row["category"]) for row in rows})
     sums_GCK = np.zeros((len(units), len(names), 4))
@@ -107,15 +114,16 @@ def _mme(rows: Sequence[Row], full_marks: float) -> Tally:
 def _hallusion(rows: Sequence[Row]) -> Tally:
     """Mean of aAcc, fAcc and qAcc: questions, figures and question groups with all answers right (Guan et al. 2024).
 
-    The index tells them: `category_subcategory_image_set_figure_question`; a set is a cluster.
+    The group is `category_set_figure`, and the index ends in the question's number; a set is a cluster.
     """
-    marks = [str(row["index"]).rsplit("_", 3) for row in rows]
-    sets = [(*head.split("_")[:2], number) for head, number, _, _ in marks]
+    figures = [str(row["group"]) for row in rows]
+    questions = [str(row["index"]).rpartition("_")[2] for row in rows]
+    sets = [figure.rpartition("_")[0] for figure in figures]
     parts: list[Part] = [
         (of_set, [float(row["score"] >= 1), 1.0, 0.0, 0.0, 0.0, 0.0]) for of_set, row in zip(sets, rows, strict=True)
     ]
-    for place, column in ((2, 2), (3, 4)):
-        units = _units(rows, [(of_set, mark[place]) for of_set, mark in zip(sets, marks, strict=True)])
+    for names, column in ((figures, 2), (questions, 4)):
+        units = _units(rows, list(zip(sets, names, strict=True)))
         for key, unit in units.items():
             sums = [0.0] * 6
             sums[column : column + 2] = _all_right(unit), 1.0
