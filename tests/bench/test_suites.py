@@ -9,7 +9,7 @@ import pytest
 
 from sailctl.core.bench.prompts import rule_of
 from sailctl.core.bench.suite_synth import TASKS
-from sailctl.core.bench.suites import Aggregate, aggregate, load_suite, missing, suite_names
+from sailctl.core.bench.suites import Aggregate, Benchmark, aggregate, load_suite, missing, suite_names
 from sailctl.core.errors import UsageError
 
 MINE = """
@@ -204,6 +204,21 @@ class TestSuiteOfAUser:
             load_suite(write(tmp_path, "- POPE\n"))
         with pytest.raises(UsageError, match=r"there is no such suite file; built-in suites: card14, .*sail18"):
             load_suite(tmp_path / "absent.yaml")
+
+
+def test_the_page_tells_every_key_and_its_example_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
+    table = page.partition("| key of a benchmark |")[2].partition("\n\n")[0]
+    told = [line.split("|")[1].strip().strip("`") for line in table.splitlines()[2:]]
+    assert sorted(told) == sorted(field.name for field in dataclasses.fields(Benchmark))
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    suite = load_suite(write(tmp_path, example))
+    assert (suite["DocVQA_VAL"].max_tiles, suite["DocVQA_VAL"].metric) == (32, "anls")
+    raw = {"POPE": 90.0, "DocVQA_VAL": 60.0, "Signs": 30.0}
+    assert aggregate(suite, raw) == {"Average": 60.0, "Documents": 50.0, "Overall": 70.0}
+    for name in suite_names():
+        cells = next(line for line in page.splitlines() if line.startswith(f"| `{name}`")).split("|")
+        assert all(average in cells[3] for average in load_suite(name).aggregates)
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("sial18", "sail18"), ("Card14", "card14"), ("mmstarr", "MMStar")])
