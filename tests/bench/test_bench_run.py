@@ -253,7 +253,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "line"),
         [
-            (["--suite", "mmstar"], "suite 'mmstar' does not exist; suites: synth"),
+            (["--suite", "mmstar"], "suite 'mmstar' does not exist; did you mean 'MMStar'? suites: card14"),
             (["--checkpoint", "nowhere"], "nowhere: no such folder"),
             ([], "no completed stage under runs/tiny"),
         ],

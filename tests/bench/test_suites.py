@@ -131,7 +131,9 @@ class TestDatasetsByName:
         with pytest.raises(UsageError, match="'Newer2027' does not exist"):
             load_suite("Newer2027")
 
-    @pytest.mark.parametrize("name", ["dataset:", "dataset:POPE,", "dataset:../../etc/passwd", "dataset:POPE,POPE"])
+    @pytest.mark.parametrize(
+        "name", ["dataset:", "dataset:POPE,", "dataset:../../etc/passwd", "dataset:POPE,POPE", "dataset:.."]
+    )
     def test_bad_names(self, name: str) -> None:
         with pytest.raises(UsageError, match="dataset"):
             load_suite(name)

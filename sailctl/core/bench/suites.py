@@ -93,7 +93,7 @@ class Suite:
 class _Fields(Config):
     """What may be said of a benchmark; what is not said comes from the catalog."""
 
-    dataset: str | None = Field(None, pattern=r"^[\w.+-]+$")  # a file is looked for under this name
+    dataset: str | None = Field(None, pattern=r"^\w[\w.+-]*$")  # a file is looked for under this name
     category: str | None = None
     metric: Metric | None = None
     prompt: PromptRule | None = None
