@@ -330,5 +330,5 @@ def test_a_question_has_its_own_tile_limit(engine: BatchedLocal) -> None:
     )
     lengths = {key: one.prompt_tokens for key, one in found.items() if isinstance(one, Answer)}
     assert [(lengths["own"] - lengths["one"]) // 4, (lengths["two"] - lengths["one"]) // 4] == [4, 2]  # thumbnails, too
-    assert engine.length(40, [(224, 56), (56, 56)], None) == 4 * 6 + 10
-    assert engine.length(0, [(224, 56)], 1) == 4
+    assert engine.visual_tokens([(224, 56), (56, 56)], None) == 4 * 6
+    assert engine.visual_tokens([(224, 56)], 1) == 4

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from helpers_model import tiny_model, tiny_tokenizer
 from PIL import Image
 
@@ -116,3 +117,38 @@ def test_tile_limit_of_a_request(engine: LocalEngine) -> None:
 def test_bad_requests_are_named(engine: LocalEngine, request_: Request, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         engine.generate([request_])
+
+
+def test_pictures_shown_again_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalEngine(tiny_model(), TOKENIZER, CPU, batch_size=7)
+    requests = [question(text, picture(112, 56, n)) for n in (1, 2) for text in ("a", "bb", "ccc")]
+    requests.append(question("no picture"))
+    alone = [engine.generate([request])[0] for request in requests]
+    encode, encoded = engine.model.encode_tiles, []
+
+    def counted(tiles: torch.Tensor, patches: int | None = None) -> torch.Tensor:
+        encoded.append(len(tiles))
+        return encode(tiles, patches)
+
+    monkeypatch.setattr(engine.model, "encode_tiles", counted)
+    assert engine.generate(requests) == alone
+    assert encoded == [6]  # two pictures of two tiles and a thumbnail
+    assert len({tuple(one.token_ids) for one in alone}) > 5
+
+
+def test_a_row_that_goes_on_leaves_the_others_as_they_are(engine: LocalEngine) -> None:
+    """Rows end at different times and leave the batch; what the others say, cold or warm, does not change."""
+    free = engine.generate([question("one", tokens=24), question("two", tokens=24)])
+    stops = [free[0].token_ids[2], free[1].token_ids[9]]
+    requests = [
+        question("one", tokens=24),
+        question("two", tokens=24),
+        question("a longer one, warm", tokens=24, temperature=1.5, seed=3),
+        question("warm", tokens=24, temperature=1.5, seed=4),
+        question("cold", tokens=24),
+    ]
+    wide = LocalEngine(engine.model, TOKENIZER, CPU, batch_size=5)
+    wide._stops += stops
+    together, alone = wide.generate(requests), [wide.generate([request])[0] for request in requests]
+    assert together == alone
+    assert len({len(one.token_ids) for one in together}) > 2

@@ -285,12 +285,17 @@ def test_drawn_tokens_follow_the_probabilities() -> None:
     counts = torch.zeros(4)
     draw = Draw([0.5], [3])
     for _ in range(4000):
-        counts[draw(torch.empty(1, 0), logits)[0].argmax()] += 1
+        counts[draw(logits)[0]] += 1
     expected = (logits[0] / 0.5).softmax(dim=-1)
     assert torch.allclose(counts / 4000, expected, atol=0.025)  # 3 standard deviations of a share are 0.016
     assert counts[3] == 0
-    mixed = Draw([0.0, 1.0], [0, 0])(torch.empty(2, 0), logits.repeat(2, 1))
-    assert torch.equal(mixed[0], logits[0]) and (mixed[1] == 0.0).sum() == 1 and mixed[1].isneginf().sum() == 3
+    mixed, alone = Draw([0.0, 1.0, 0.0, 1.0], [0, 1, 0, 2]), Draw([1.0], [2])
+    first = mixed(logits.repeat(4, 1))
+    assert first[0] == first[2] == 0 and first[3] == alone(logits)[0]
+    mixed.keep([2, 3])  # a row that stays draws on as if nothing had happened
+    for _ in range(50):
+        cold, warm = mixed(logits.repeat(2, 1))
+        assert cold == 0 and warm == alone(logits)[0]
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])

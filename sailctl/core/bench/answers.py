@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -102,12 +103,11 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A question to be asked, and how many tokens it may have."""
+    """A question to be asked."""
 
     key: str
     questions: Questions
     position: int
-    length: int
 
 
 def answer_all(
@@ -167,10 +167,8 @@ def _waiting(
 ) -> list[_Open]:
     """What this worker has to ask, each key once, in the order in which it is best asked.
 
-    A model of this process takes questions of like length together; the longest first, so that memory that does not
-    suffice shows at once. The tail of a benchmark overlaps with the head of the next.
+    The tail of a benchmark overlaps with the head of the next.
     """
-    length: Callable[..., int] | None = getattr(engine, "length", None)
     waiting: list[_Open] = []
     seen: set[str] = set()
     for questions in sets:
@@ -180,11 +178,29 @@ def _waiting(
             if index in questions.rejects or key in store or key in seen or int(key[:8], 16) % share[1] != share[0]:
                 continue
             seen.add(key)
-            chars, sizes = questions.size(position)
-            tokens = 0 if length is None else length(chars, sizes, questions.benchmark.max_tiles)
-            part.append(_Open(key, questions, position, tokens))
-        waiting += sorted(part, key=lambda one: -one.length)
+            part.append(_Open(key, questions, position))
+        waiting += _by_length(engine, questions, part)
     return waiting
+
+
+def _by_length(engine: Engine, questions: Questions, part: list[_Open]) -> list[_Open]:
+    """For a model of this process, questions of like length together, and within these those about one picture.
+
+    So a batch has little padding, and a picture is encoded once. The longest come first, that memory which does not
+    suffice shows at once. Endpoints do their own batching: they are asked in the table's order.
+    """
+    visual_tokens: Callable[..., int] | None = getattr(engine, "visual_tokens", None)
+    if visual_tokens is None:
+        return part
+    groups, longest, keys = questions.groups, Counter[str](), {}
+    for one in part:
+        chars, _ = questions.size(one.position)
+        longest[groups[one.position]] = max(chars, longest[groups[one.position]])
+    for one in part:
+        group, (chars, sizes) = groups[one.position], questions.size(one.position)
+        visual = visual_tokens(sizes, questions.benchmark.max_tiles)
+        keys[one.key] = (-visual, -longest[group], group, -chars)
+    return sorted(part, key=lambda one: keys[one.key])
 
 
 async def _ask(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sailctl.core.engines.local import Completion, LocalEngine, Prepared
 
 GATHER_S = 0.25  # a batch that is not full begins when nothing has come for so long: its answers may be waited for
-CHARS_PER_TOKEN = 4  # of English text; only for an estimate
 RETRY_TEMPERATURE = 0.7  # of an answer drawn again, if it was colder
 
 
@@ -119,9 +118,9 @@ class BatchedLocal:
             if answering is not None and not answering.done():  # a token at most: the model is ours until then
                 await asyncio.wait([answering])
 
-    def length(self, prompt_chars: int, sizes: Sequence[tuple[int, int]], max_tiles: int | None) -> int:
-        """About how many tokens a question has: pictures of such sizes and a prompt of so many characters."""
-        return self._engine.visual_tokens(sizes, max_tiles) + prompt_chars // CHARS_PER_TOKEN
+    def visual_tokens(self, sizes: Sequence[tuple[int, int]], max_tiles: int | None) -> int:
+        """How many tokens pictures of such widths and heights become: what the order of questions goes by."""
+        return self._engine.visual_tokens(sizes, max_tiles)
 
     async def close(self) -> None:
         """End the threads."""

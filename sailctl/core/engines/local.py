@@ -5,11 +5,13 @@ Tiling, templates and decoding happen here as in training; sampling itself is th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from PIL import Image
@@ -78,6 +80,7 @@ class LocalEngine:
         self.batch_size = batch_size
         self._template = chat_template(model.config.template, model.config.system)
         self._stops = stop_ids(tokenizer)
+        self._cut: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer every request, in the order given.
@@ -162,9 +165,17 @@ class LocalEngine:
             raise DataError(f"picture: {error}") from error
 
     def _tiles(self, request: Request) -> torch.Tensor | None:
+        """A request's tiles; one tensor for all requests in hand that show the same pictures, to be encoded once."""
+        if not request.images:
+            return None
         tiling = self._tiling(request.max_tiles)
-        tiles = [torch.from_numpy(images.tile(_picture(image), **tiling)) for image in request.images]
-        return torch.cat(tiles) if tiles else None
+        key = _digest(request.images, tiling["max_tiles"])
+        if (tiles := self._cut.get(key)) is None:
+            tiles = torch.cat(
+                [torch.from_numpy(images.tile(_picture(image), **tiling)) for image in request.images]
+            )  # fmt: skip
+            self._cut[key] = tiles
+        return tiles
 
     def _tiling(self, max_tiles: int | None) -> dict[str, Any]:
         config = self.model.config
@@ -189,6 +200,16 @@ def _with_placeholders(turns: tuple[Turn, ...], num_images: int) -> tuple[Turn, 
     first = next((index for index, turn in enumerate(turns) if turn.role == "user"), 0)
     text = f"{IMAGE_PLACEHOLDER}\n" * num_images + turns[first].text
     return (*turns[:first], Turn("user", text), *turns[first + 1 :])
+
+
+def _digest(pictures: tuple[Image.Image | bytes, ...], max_tiles: int) -> str:
+    digest = hashlib.blake2b(str(max_tiles).encode(), digest_size=16)
+    for picture in pictures:
+        data = (
+            picture if isinstance(picture, bytes) else repr((picture.mode, picture.size)).encode() + picture.tobytes()
+        )
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def _size(image: Image.Image | bytes) -> tuple[int, int]:

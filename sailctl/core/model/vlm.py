@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.initialization import no_init_weights
 
 from sailctl.core.errors import DataError
@@ -19,7 +18,7 @@ from sailctl.core.model.attention import packed_arguments
 from sailctl.core.model.initialise import reset_weights
 from sailctl.core.model.language import build_llm
 from sailctl.core.model.projector import build_projector, shuffle_factor
-from sailctl.core.model.sampling import Abandon, Draw
+from sailctl.core.model.sampling import Draw, decode
 from sailctl.core.model.vision import build_vision, layers_of, normalise, patch_features, pixel_shuffle
 from sailctl.core.schema.model import ModelConfig
 
@@ -72,6 +71,19 @@ class VisionLanguageModel(nn.Module):
             return embeddings if not torch.is_grad_enabled() else embeddings + self._nothing_seen(embeddings)
         features = self.encode_tiles(tiles_ICSS).to(embeddings.dtype)
         return embeddings.masked_scatter(is_image.unsqueeze(-1), features)
+
+    def _embed_sharing(self, input_ids: torch.Tensor, tiles: Sequence[torch.Tensor]) -> torch.Tensor:
+        """`embed` for the tiles of several rows, of which equal ones (the same object) are encoded once."""
+        distinct = {id(row_tiles): row_tiles for row_tiles in tiles}
+        if len(distinct) == len(tiles):
+            return self.embed(input_ids, torch.cat(list(tiles)) if tiles else None)
+        self.check_image_tokens(input_ids, sum(len(row_tiles) for row_tiles in tiles))
+        encoded = self.encode_tiles(torch.cat(list(distinct.values())))
+        lengths = [len(row_tiles) * self.config.tokens_per_tile for row_tiles in distinct.values()]
+        features = dict(zip(distinct, encoded.split(lengths), strict=True))
+        embeddings = self.llm.get_input_embeddings()(input_ids)
+        ordered = torch.cat([features[id(row_tiles)] for row_tiles in tiles]).to(embeddings.dtype)
+        return embeddings.masked_scatter((input_ids == self.image_token_id).unsqueeze(-1), ordered)
 
     def check_image_tokens(self, input_ids: torch.Tensor, num_tiles: int) -> None:
         """DataError naming both numbers when image tokens and the features of so many tiles do not match."""
@@ -159,8 +171,9 @@ class VisionLanguageModel(nn.Module):
     ) -> list[list[int]]:
         """Continue each row; new token ids only, ending with the stop token where one was drawn.
 
-        Rows are left-padded and share a KV cache. `temperature` 0 is greedy; above it a row draws from its seed, its
-        neighbours changing nothing; both are one for all rows or one each. The caller's random state is left alone.
+        Rows are left-padded and share a KV cache; one that has ended leaves the batch. Rows given the very same tensor
+        of tiles share its features. `temperature` 0 is greedy; above it a row draws from its seed, its neighbours
+        changing nothing; both are one for all rows or one each. The caller's random state is left alone.
         When `abandon`, asked after every token, says so, the rows end where they are.
         """
         temperatures = [float(temperature)] * len(input_ids) if isinstance(temperature, int | float) else temperature
@@ -168,45 +181,26 @@ class VisionLanguageModel(nn.Module):
         modes = {part: part.training for part in (self, self.vision, self.projector, self.llm)}
         self.eval()
         try:
-            return self._generate(input_ids, tiles, max_new_tokens, eos_ids, Draw(temperatures, seeds), abandon)
+            embeddings_BSD, mask_BS = self._left_padded(input_ids, tiles, self.llm.device)
+            return decode(
+                self.llm,
+                embeddings_BSD,
+                mask_BS,
+                max_new_tokens=max_new_tokens,
+                stops=frozenset(eos_ids),
+                draw=Draw(temperatures, seeds),
+                abandon=abandon,
+            )
         finally:
             for part, training in modes.items():  # a frozen tower may be in eval mode while the rest trains
                 part.train(training)
-
-    def _generate(
-        self,
-        input_ids: list[list[int]],
-        tiles: list[torch.Tensor | None],
-        max_new_tokens: int,
-        eos_ids: Sequence[int],
-        draw: Draw,
-        abandon: Callable[[], bool],
-    ) -> list[list[int]]:
-        embeddings_BSD, mask_BS = self._left_padded(input_ids, tiles, self.llm.device)
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=list(eos_ids),
-            pad_token_id=eos_ids[0],
-            use_cache=True,
-        )
-        ids = self.llm.generate(
-            inputs_embeds=embeddings_BSD,
-            attention_mask=mask_BS,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([draw]),
-            stopping_criteria=StoppingCriteriaList([Abandon(abandon)]),
-        ).tolist()
-        stops = set(eos_ids)
-        ends = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in ids]
-        return [row[:end] for row, end in zip(ids, ends, strict=True)]
 
     def _left_padded(
         self, input_ids: list[list[int]], tiles: list[torch.Tensor | None], device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         flat = torch.tensor([token for row in input_ids for token in row], device=device)
-        shown = [row_tiles.to(device) for row_tiles in tiles if row_tiles is not None and len(row_tiles)]
-        rows = self.embed(flat, torch.cat(shown) if shown else None).split([len(row) for row in input_ids])
+        shown = [row_tiles for row_tiles in tiles if row_tiles is not None and len(row_tiles)]
+        rows = self._embed_sharing(flat, shown).split([len(row) for row in input_ids])
         length = max(len(row) for row in rows)
         embeddings = torch.stack([nn.functional.pad(row, (0, 0, length - len(row), 0)) for row in rows])
         mask = torch.zeros(embeddings.shape[:2], dtype=torch.long, device=device)
