@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sailctl.core.bench.clusters import score
+from sailctl.core.bench.headline import Found, headline
 from sailctl.core.bench.statistics import wilson
 from sailctl.core.bench.tally import ITEMS, tally
+
+Rows = list[dict[str, Any]]
 
 
 def row(index: Any, hit: float, **more: Any) -> dict[str, Any]:
@@ -90,3 +94,42 @@ def test_no_rows() -> None:
     for metric in ("accuracy", "circular_accuracy", "f1", "mme", "hallusion"):
         made, _ = tally(metric, [], 2800)
         assert score(made).n == 0 and score(made).ci95 == (0.0, 1.0)
+
+
+def by_headline(metric: str, cells: dict[str, dict[str, str]], rng: np.random.Generator) -> tuple[float, Rows]:
+    """The raw score that `headline.py` makes of random verdicts, and the rows a run would keep of them."""
+    said = {index: str(rng.choice(["Yes", "No", "Unknown"], p=[0.45, 0.45, 0.1])) for index in cells}
+    verdicts = {
+        index: {"extracted": said[index], "score": str(said[index] == cells[index]["answer"])} for index in cells
+    }
+    raw, items = headline(metric, "", Found(cells, verdicts))
+    kept = [
+        {"index": item.index, "group": item.group, "score": item.score, "parsed": item.parsed}
+        | {key: cells[item.index][key] for key in ("answer", "category") if key in cells[item.index]}
+        for item in items
+    ]
+    return raw, kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_sums_are_those_of_the_headline(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answers = iter(rng.choice(["Yes", "No"], size=2000).tolist())
+    samplings = ("random", "random,popular", "random,popular,adversarial")
+    pope = {str(k): {"index": str(k), "answer": next(answers), "category": samplings[k % 3]} for k in range(60)}
+    mme = {
+        f"{task}{k}": {"index": f"{task}{k}", "answer": next(answers), "category": task, "image_path": f"{k // 2}.jpg"}
+        for task in ("OCR", "count", "posters", "no such task")
+        for k in range(20)
+    }
+    figures = {
+        (index := f"VD_math_{min(f, 1)}_{s}_{f}_{q}"): {"index": index, "answer": next(answers), "l2-category": kind}
+        for s, kind in enumerate(["math", "math", "chart", "ocr"])
+        for f in range(3)
+        for q in range(2 + s % 2)
+    }
+    for metric, cells, full_marks in (("f1", pope, 100), ("mme", mme, 2800), ("hallusion", figures, 100)):
+        raw, kept = by_headline(metric, cells, rng)
+        made, what = tally(metric, kept, full_marks)
+        assert what == metric and raw > 0
+        assert made.value * full_marks == pytest.approx(raw)
