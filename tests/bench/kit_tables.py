@@ -509,3 +509,66 @@ def without_judge() -> list[Made]:
     assert [one.benchmark.name for one in made] == list(BENCHMARKS)
     assert all(len(one.predictions) >= 40 for one in made)
     return made
+
+
+# Answers no option can be read in, what the judge says of them, what they are then worth, and whether that can be read.
+JUDGED_CHOICES: list[tuple[str, float, bool]] = [
+    ("hard to say, judge=R", 1, True),
+    ("hard to say, judge=W", 0, True),
+    ("hard to say, judge=The answer is R.", 1, True),
+    ("hard to say, judge=Z", 0, True),
+    ("hard to say, judge=unclear", 0, False),  # VLMEvalKit draws an option by lot
+    ("hard to say, judge=(W,R)", 0, False),
+]
+
+
+def judged_choice() -> Made:
+    """Answers that only a judge can read, and some that need none."""
+    made = Made(BENCHMARKS["MMStar"])
+    for number in range(48):
+        told, worth, read = [*JUDGED_CHOICES, *CHOICE_ANSWERS[:2]][number % 8]
+        right, wrong = number % 4, (number + 1) % 4
+        told = told.replace("R", "ABCD"[right]).replace("W", "ABCD"[wrong])
+        cells = dict(zip("ABCD", WORDS, strict=True)) | {"answer": "ABCD"[right], "category": "all"}
+        made.add(number, f"[{number}] {told}" if "judge" in told else told, worth, read=read, **cells)
+    return made
+
+
+# Rotations as in CIRCULAR: r the judge reads the right option, w a wrong one, u none. Past a wrong one nobody asks, and
+# a rotation that was not asked for is not one that cannot be read.
+JUDGED_CIRCULAR = ["Rrrr", "rrrr", "RRwr", "wrrr", "RRRu", "uRRR", "rrur", "WuuR", "RrRr", "RRRW", "wu"]
+
+
+def judged_circular() -> Made:
+    made = Made(BENCHMARKS["MMBench_DEV"])
+    for base, told in enumerate(JUDGED_CIRCULAR, start=1):
+        missed = "W" in told  # settled before the judge is asked
+        for turn, kind in enumerate(told):
+            right = (base - turn) % len(told)
+            wrong = (right + 1) % len(told)
+            letter = {"R": right, "r": right, "W": wrong, "w": wrong}.get(kind)
+            said = "unclear" if letter is None else "ABCD"[letter]
+            text = said if kind in "RW" else f"[{base}.{turn}] hard to say, judge={said}"
+            asked = kind in "RW" or not missed
+            worth = float(kind == "R" or (kind == "r" and asked))
+            missed = missed or kind in "wu"
+            cells = dict(zip("ABCD", [*WORDS[: len(told)], "", ""][:4], strict=False)) | {"answer": "ABCD"[right]}
+            cells |= {"category": "ocr", "l2-category": "ocr", "split": "dev"}
+            made.add(base + turn * 10**6, text, worth, read=not (kind == "u" and asked), **cells)
+    return made
+
+
+def judged_yes_no() -> Made:
+    made = Made(BENCHMARKS["POPE"])
+    answers = [("Yes", "Yes"), ("No", "No"), ("Hm judge=Yes", "Yes"), ("Hm judge=No.", "No"), ("Hm judge=perhaps", "")]
+    for number in range(40):
+        told, says = answers[number % 5]
+        answer = "Yes" if number // 5 % 2 else "No"
+        told = told.replace("Hm", f"Hm [{number}]")
+        made.add(number, told, float(says == answer), read=bool(says), answer=answer, category="random")
+    return made
+
+
+def with_judge() -> list[Made]:
+    """What a judge is asked about."""
+    return [mmvet(judged=True), mathvista(judged=True), judged_choice(), judged_circular(), judged_yes_no()]

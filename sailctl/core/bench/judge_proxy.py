@@ -24,6 +24,7 @@ import pybase64
 from aiohttp import web
 
 from sailctl.core.engines.ask import Ask, Engine, Failed, Outcome
+from sailctl.core.engines.pool import PoolOptions
 from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.files import storage_errors
 from sailctl.core.journal import Busy, Journal
@@ -34,6 +35,8 @@ COUNTS = ("asked", "cached", "failed", "unparsed")
 GREETING, GREETING_TOKENS = "hello", 64  # how the kit sees whether its judge works, before each benchmark
 LARGEST_CALL = 256 << 20  # bytes; calls may bear pictures
 START_S = 30.0
+# For a pool that judges: MMVet allows an answer three tokens, which it may well fill; nothing is asked twice for speed.
+JUDGE_OPTIONS = PoolOptions(in_flight=32, accept_cut=True, hedge=False)
 
 
 class JudgeProxy:
@@ -78,7 +81,11 @@ class JudgeProxy:
                 f"{self._path}: another process keeps its judge's answers there; wait for it or name another"
             ) from None
         self._thread.start()
-        self._ready.result(START_S)
+        try:
+            self._ready.result(START_S)
+        except BaseException:
+            self._answers.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -81,7 +81,7 @@ def run(
                     break
                 result = json.loads(written.read_text(encoding="utf-8"))
                 if "error" in result:
-                    why = f"; the judge: {next(iter(judge.failures.values()))}" if judge and judge.failures else ""
+                    why = f"; the judge: {next(iter(judge.failures.values()))}" if judge and "judge" in result["error"] else ""
                     result = ScoringError(f"{job['name']}: VLMEvalKit failed: {result['error']}{why}; its log is {log}")
                 results.append(result)
     return results
