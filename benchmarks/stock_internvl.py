@@ -28,10 +28,10 @@ class Said:
 
 
 class StockInternVL:
-    """The model in a folder that `sailctl export --format transformers` wrote, in float32 on the CPU."""
+    """The model in a folder that `sailctl export --format transformers` wrote, in float32."""
 
-    def __init__(self, folder: Path | str) -> None:
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    def __init__(self, folder: Path | str, device: str = "cpu") -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval().to(device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.pictures = GotOcr2ImageProcessorPil.from_pretrained(folder)
         tokens = self.model.config.image_seq_length
@@ -51,12 +51,12 @@ class StockInternVL:
         if images := [Image.open(io.BytesIO(part)).convert("RGB") for part in content if isinstance(part, bytes)]:
             limit = {} if max_tiles is None else {"max_patches": max_tiles}
             processed = self.pictures(images, return_tensors="pt", **limit)
-            shown["pixel_values"] = processed["pixel_values"]
+            shown["pixel_values"] = processed["pixel_values"].to(self.model.device)
             first, *others = text.split(self._context)
             for count, other in zip(processed["num_patches"].tolist(), others, strict=True):
                 first += self._start + self._context * count * self._tokens_per_tile + self._end + other
             text = first
-        inputs = self.tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        inputs = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.model.device)
         length = inputs["input_ids"].shape[1]
         row = self.model.generate(
             input_ids=inputs["input_ids"],

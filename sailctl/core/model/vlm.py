@@ -23,6 +23,7 @@ from sailctl.core.model.vision import build_vision, layers_of, normalise, patch_
 from sailctl.core.schema.model import ModelConfig
 
 MODULES = ("vision", "projector", "llm")
+TILES_AT_ONCE = 64  # through the tower in generation: more would cost memory and save no time
 
 
 class VisionLanguageModel(nn.Module):
@@ -74,15 +75,16 @@ class VisionLanguageModel(nn.Module):
 
     def _embed_sharing(self, input_ids: torch.Tensor, tiles: Sequence[torch.Tensor]) -> torch.Tensor:
         """`embed` for the tiles of several rows, of which equal ones (the same object) are encoded once."""
-        distinct = {id(row_tiles): row_tiles for row_tiles in tiles}
-        if len(distinct) == len(tiles):
-            return self.embed(input_ids, torch.cat(list(tiles)) if tiles else None)
         self.check_image_tokens(input_ids, sum(len(row_tiles) for row_tiles in tiles))
-        encoded = self.encode_tiles(torch.cat(list(distinct.values())))
+        embeddings = self.llm.get_input_embeddings()(input_ids)
+        if not tiles:
+            return embeddings
+        distinct = {id(row_tiles): row_tiles for row_tiles in tiles}
+        parts = torch.cat(list(distinct.values())).split(TILES_AT_ONCE)
+        encoded = torch.cat([self.encode_tiles(part) for part in parts]).to(embeddings.dtype)
         lengths = [len(row_tiles) * self.config.tokens_per_tile for row_tiles in distinct.values()]
         features = dict(zip(distinct, encoded.split(lengths), strict=True))
-        embeddings = self.llm.get_input_embeddings()(input_ids)
-        ordered = torch.cat([features[id(row_tiles)] for row_tiles in tiles]).to(embeddings.dtype)
+        ordered = torch.cat([features[id(row_tiles)] for row_tiles in tiles])
         return embeddings.masked_scatter((input_ids == self.image_token_id).unsqueeze(-1), ordered)
 
     def check_image_tokens(self, input_ids: torch.Tensor, num_tiles: int) -> None:
