@@ -525,7 +525,7 @@ JUDGED_CHOICES: list[tuple[str, float, bool]] = [
 def judged_choice() -> Made:
     """Answers that only a judge can read, and some that need none."""
     made = Made(BENCHMARKS["MMStar"])
-    for number in range(48):
+    for number in range(24):
         told, worth, read = [*JUDGED_CHOICES, *CHOICE_ANSWERS[:2]][number % 8]
         right, wrong = number % 4, (number + 1) % 4
         told = told.replace("R", "ABCD"[right]).replace("W", "ABCD"[wrong])
@@ -561,7 +561,7 @@ def judged_circular() -> Made:
 def judged_yes_no() -> Made:
     made = Made(BENCHMARKS["POPE"])
     answers = [("Yes", "Yes"), ("No", "No"), ("Hm judge=Yes", "Yes"), ("Hm judge=No.", "No"), ("Hm judge=perhaps", "")]
-    for number in range(40):
+    for number in range(20):
         told, says = answers[number % 5]
         answer = "Yes" if number // 5 % 2 else "No"
         told = told.replace("Hm", f"Hm [{number}]")

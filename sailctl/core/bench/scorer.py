@@ -30,7 +30,7 @@ __all__ = ["ItemScore", "Job", "Scored", "ScoringError", "score", "score_all"]
 
 PICTURES = ("image", "image_path")
 THREADS = 16  # in which the kit asks its judge; each call waits up to half a second before it begins
-# What scoring needs of a table besides index, question and answer, by metric; `judged` by dataset.
+# What scoring needs of a table besides index, question and answer, by metric; of judged ones by benchmark.
 COLUMNS = {
     "mme": ("category", "image_path"),
     "hallusion": ("l2-category",),
@@ -38,12 +38,12 @@ COLUMNS = {
     "ocrbench": ("category",),
     "accuracy": ("A", "B"),
     "circular_accuracy": ("A", "B"),
-    "MathVista_MINI": ("question_type", "answer_type", "answer_option", "choices", "task", "skills"),
+    "MathVista": ("question_type", "answer_type", "answer_option", "choices", "task", "skills"),
     "MMVet": ("category",),
 }
 READ_BY_RULE = ("anls", "relaxed_accuracy", "vqa_score", "exact_match", "ocrbench")  # no judge is asked whatever comes
 FALLBACKS = {
-    "MathVista_MINI": "answers extracted without a judge",
+    "MathVista": "answers extracted without a judge",
     "MMVet": "containment of the reference, no judge",
 }
 EXACT = "exact matching"
@@ -124,7 +124,7 @@ def score_all(
         except SailctlError as error:
             results[number] = error
     for number, one in list(prepared.items()):
-        if one.job.benchmark.dataset == "MMVet" and judge is None:  # the kit refuses to begin
+        if _family(one.job.benchmark) == "MMVet" and judge is None:  # the kit refuses to begin
             found = mmvet_without_judge(one.questions)
             results[number] = _scored(one, found, Found(one.questions, {}), None)
             del prepared[number]
@@ -137,6 +137,11 @@ def score_all(
     return [results[number] for number in range(len(jobs))]
 
 
+def _family(benchmark: Benchmark) -> str:
+    """The metric, but for the judged ones the benchmark whose rule it is."""
+    return next((name for name in FALLBACKS if benchmark.dataset.startswith(name)), benchmark.metric)
+
+
 def _folder(work: Path, job: Job, before: Sequence[Job]) -> Path:
     name = job.benchmark.dataset
     if any(other.benchmark.dataset == name for other in before):
@@ -147,7 +152,7 @@ def _folder(work: Path, job: Job, before: Sequence[Job]) -> Path:
 def _prepare(job: Job, folder: Path) -> _Prepared:
     """Check the table and write it twice without its pictures: as the kit's table, and with the predictions."""
     benchmark = job.benchmark
-    needs = COLUMNS.get(benchmark.dataset, COLUMNS.get(benchmark.metric, ()))
+    needs = COLUMNS.get(_family(benchmark), ())
     split = ("split",) if benchmark.split is not None else ()
     table = Table(job.questions_tsv, ["index", "question", "answer", *needs, *split])
     prepared = _Prepared(job, folder)
@@ -174,7 +179,7 @@ def _prepare(job: Job, folder: Path) -> _Prepared:
         raise DataError(f"{benchmark.name}: no prediction to score")
     shutil.rmtree(folder, ignore_errors=True)  # the kit would take up what an earlier run left
     columns = [name for name in table.columns if name != "image"]
-    if benchmark.metric == "kit" and "image" in table.columns and "image_path" not in columns:
+    if "image" in table.columns and "image_path" not in columns:
         # of a table it does not know the kit tells by this column that pictures belong to it
         columns.append("image_path")
         for cells in prepared.questions.values():
@@ -225,7 +230,7 @@ def _scored(one: _Prepared, made: Headline, found: Found, judge: JudgeProxy | No
     raw, items = made
     benchmark = one.job.benchmark
     by_rule = benchmark.metric in READ_BY_RULE
-    fallback = None if by_rule or judge is not None else FALLBACKS.get(benchmark.dataset, EXACT)
+    fallback = None if by_rule or judge is not None else FALLBACKS.get(_family(benchmark), EXACT)
     return Scored(
         raw=raw,
         kit=found.picked,

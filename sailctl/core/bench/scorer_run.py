@@ -81,7 +81,11 @@ def run(
                     break
                 result = json.loads(written.read_text(encoding="utf-8"))
                 if "error" in result:
-                    why = f"; the judge: {next(iter(judge.failures.values()))}" if judge and "judge" in result["error"] else ""
+                    why = ""
+                    if judge is None and "API" in result["error"]:
+                        why = "; this benchmark cannot be scored without a judge"
+                    elif judge is not None and judge.failures and "judge" in result["error"]:
+                        why = f"; the judge: {next(iter(judge.failures.values()))}"
                     result = ScoringError(f"{job['name']}: VLMEvalKit failed: {result['error']}{why}; its log is {log}")
                 results.append(result)
     return results

@@ -2,8 +2,8 @@
 
 `python scorer_script.py JOBS.json`; imports nothing of sailctl. Importing VLMEvalKit turns gradients and the checking
 of certificates off for the whole process, which is why this is a process of its own. Its scoring is not touched: what
-is changed is where it finds its tables, that it downloads none, and that it gets cells as they are written, not as
-numbers or as absent ones ("None", "N/A"). What the detailed results mean is `headline.py`'s business.
+is changed is where it finds its tables, that it downloads none, that it gets cells as they are written, not as numbers
+or absent ones ("None", "N/A"), and that it draws no lots. What the detailed results mean is `headline.py`'s business.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ctypes
 import glob
 import json
 import os
+import random
 import signal
 import socket
 import string
@@ -26,6 +27,23 @@ FOUND = ("hit", "log", "extracted", "score", "eval_match", "eval_score", "res") 
 TEXTS = {"answer", "prediction", "question", "hint", "choices", "answer_option", *string.ascii_uppercase}
 READ_AS_IS = {"accuracy", "circular_accuracy", "mme", "hallusion", "f1", "anls", "relaxed_accuracy", "vqa_score",
               "exact_match", "ocrbench", "judged"}  # fmt: skip
+# For metrics whose rule the kit chooses by the dataset's name: words of it that mean the metric.
+NAMED_RULES = {
+    "anls": ("DocVQA", "InfoVQA"),
+    "relaxed_accuracy": ("ChartQA",),
+    "vqa_score": ("TextVQA",),
+    "exact_match": ("OCRVQA", "GQA"),
+}
+# A dataset the kit does not know is scored as one of these kinds, under this name.
+KINDS = {
+    "accuracy": ("ImageMCQDataset", "MCQ"),
+    "circular_accuracy": ("ImageMCQDataset", "MCQ_circular"),
+    "mme": ("ImageYORNDataset", "MME"),
+    "hallusion": ("ImageYORNDataset", "HallusionBench"),
+    "f1": ("ImageYORNDataset", "POPE"),
+    "ocrbench": ("OCRBench", "OCRBench"),
+    **{metric: ("ImageVQADataset", words[0]) for metric, words in NAMED_RULES.items()},
+}
 GUESS = "Failed to predict, thus randomly"  # VLMEvalKit's note beside an option drawn by lot
 
 
@@ -37,8 +55,7 @@ def main() -> int:
         jobs = json.load(handle)
     _refuse_network()
     _mend_torchvision()
-    import vlmeval.dataset  # noqa: F401
-
+    _forbid_lots()
     for job in jobs:
         try:
             result = _score(job)
@@ -83,14 +100,28 @@ def _mend_torchvision() -> None:
         torch.library._sailctl_fragment = library  # type: ignore[attr-defined]  # dropped, it would be undefined again
 
 
+def _forbid_lots() -> None:
+    """Where no option can be read in a judge's answers the kit draws one by lot: have it draw "Z", which is none.
+
+    Its note about it stays, by which the question is found; a lucky draw would count, and would make it ask on.
+    """
+    from vlmeval.dataset.utils import multiple_choice
+
+    class NoLot:
+        choice = staticmethod(lambda options: "Z")
+
+    multiple_choice.rd = NoLot
+
+
 def _score(job: dict[str, Any]) -> dict[str, Any]:
+    random.seed(0)  # lots that other datasets draw are the same each time
     os.environ["LMUData"] = job["tables"]  # noqa: SIM112 - VLMEvalKit's own name
     os.chdir(job["work"])  # names of result files are made by replacing an ending wherever it stands in a path
     dataset = _dataset(job)
     frame = _answers(job)
     judge = _judge(job)
     result: dict[str, Any] = {"table": None, "picked": None}
-    if judge is None and job["dataset"] == "MathVista_MINI":
+    if judge is None and job["dataset"].startswith("MathVista"):
         result["rows"] = _mathvista_without_judge(frame)
     else:
         if job["metric"] in READ_AS_IS:
@@ -102,7 +133,7 @@ def _score(job: dict[str, Any]) -> dict[str, Any]:
         told = dataset.evaluate(name, nproc=job["nproc"], **(judge or {"model": "exact_matching"}))
         result |= _headline(dataset, told)
         result["rows"] = _rows(name)
-        if job["dataset"] == "MathVista_MINI":
+        if job["dataset"].startswith("MathVista"):
             _mathvista_hits(result["rows"], f"predictions_{job['judge']['model']}.tsv")
     if job["metric"] == "circular_accuracy":
         result["rotations"] = _rotations(frame, judge, job)
@@ -111,14 +142,22 @@ def _score(job: dict[str, Any]) -> dict[str, Any]:
 
 def _dataset(job: dict[str, Any]) -> Any:
     """The kit's dataset over our table; without its checksum, for one that differs would be downloaded anew."""
-    from vlmeval.dataset import DATASET_CLASSES, build_dataset
+    import vlmeval.dataset as kit
 
-    for kind in DATASET_CLASSES:
-        if job["dataset"] in kind.supported_datasets():
-            getattr(kind, "DATASET_MD5", {}).pop(job["dataset"], None)
-    dataset = build_dataset(job["dataset"])
+    name, metric = job["dataset"], job["metric"]
+    known = [kind for kind in kit.DATASET_CLASSES if name in kind.supported_datasets()]
+    for kind in known:
+        getattr(kind, "DATASET_MD5", {}).pop(name, None)
+    if metric in NAMED_RULES and known and not any(word in name for word in NAMED_RULES[metric]):
+        raise ValueError(f"{name} is scored by a rule of its own, not by {metric}; use the metric kit, or another name")
+    if metric in KINDS and not known:
+        kind, stand_in = KINDS[metric]
+        dataset = getattr(kit, kind)(dataset=name)
+        dataset.dataset_name = stand_in
+    else:
+        dataset = kit.build_dataset(name)
     if dataset is None:
-        raise ValueError(f"VLMEvalKit cannot build the dataset {job['dataset']}: see the lines above")
+        raise ValueError(f"VLMEvalKit cannot build the dataset {name}: see the lines above")
     return dataset
 
 
