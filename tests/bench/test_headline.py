@@ -83,7 +83,10 @@ def test_whatever_the_kit_picks() -> None:
     rows: dict[str, Any] = {"1": {"score": "True"}, "2": {"score": "0.25"}, "3": {"score": "none"}}
     raw, items = headline("kit", "Any", Found({}, rows, picked=61.5))
     assert raw == 61.5 and [(item.index, item.score) for item in items] == [("1", 1.0), ("2", 0.25)]
-    with pytest.raises(ScoringError, match="no single headline"):
+    assert headline("kit", "Any", Found({}, rows | {"4": {"score": "7"}}, picked=61.5)) == (61.5, ())
+    with pytest.raises(ScoringError, match=r"no single headline of .*a metric or a judge"):
+        headline("kit", "Any", Found({}, rows, table=[{"a": 1}]))
+    with pytest.raises(ScoringError, match="no result, as where it wants a judge"):
         headline("kit", "Any", Found({}, rows))
 
 

@@ -235,10 +235,13 @@ def _mmvet(found: Found) -> Headline:
 def _kit(found: Found) -> Headline:
     """The number VLMEvalKit picks, with whatever verdicts it keeps."""
     if found.picked is None:
-        raise ScoringError(f"VLMEvalKit picks no single headline from {found.table!r}; give the benchmark a metric")
+        made = (
+            "no result, as where it wants a judge" if found.table is None else f"no single headline of {found.table!r}"
+        )
+        raise ScoringError(f"VLMEvalKit gives {made}; give the benchmark a metric or a judge")
     items = []
     for index, row in found.rows.items():
-        text = next((row[name] for name in ("hit", "score", "eval_score") if name in row), "")
+        text = next((row[name] for name in ("hit", "score", "eval_score", "correct", "is_correct") if name in row), "")
         value = {"True": 1.0, "False": 0.0}.get(text)
         if value is None:
             try:
@@ -247,7 +250,8 @@ def _kit(found: Found) -> Headline:
                 continue
         parsed = not any(note in row.get("log", "") for note in NOT_READ)
         items.append(ItemScore(index, value, index, parsed))
-    return found.picked, tuple(items)
+    is_share = all(0 <= item.score <= 1 for item in items)  # some are marks of ten
+    return found.picked, tuple(items) if is_share else ()
 
 
 _RULES: dict[str, Callable[[Found], Headline]] = {

@@ -23,7 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 LOOPBACK = ("127.", "::1", "localhost")
-FOUND = ("hit", "log", "extracted", "score", "eval_match", "eval_score", "res")  # columns of detailed results
+FOUND = (  # columns of detailed results
+    "hit", "log", "extracted", "score", "eval_match", "eval_score", "res", "correct", "is_correct",
+)  # fmt: skip
 TEXTS = {"answer", "prediction", "question", "hint", "choices", "answer_option", *string.ascii_uppercase}
 READ_AS_IS = {"accuracy", "circular_accuracy", "mme", "hallusion", "f1", "anls", "relaxed_accuracy", "vqa_score",
               "exact_match", "ocrbench", "judged"}  # fmt: skip
