@@ -52,10 +52,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=60, help="of each of the four tables")
-    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="1024 in the suites")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scorer-python", type=Path, default=ROOT / ".venv-scorer" / "bin" / "python")
     parser.add_argument("--plain", action="store_true", help="do without VLMEvalKit")

@@ -70,7 +70,9 @@ def decode(
     ended: set[int] = set()  # places in the batch
     cache = DynamicCache(config=llm.config)
     positions_BS = (mask_BS.cumsum(-1) - 1).clamp(min=0)
-    step: dict[str, Any] = {"inputs_embeds": embeddings_BSD, "position_ids": positions_BS}
+    # of the prompts the last layer has to make nothing but what follows their ends
+    last = torch.tensor([embeddings_BSD.shape[1] - 1], device=embeddings_BSD.device)
+    step: dict[str, Any] = {"inputs_embeds": embeddings_BSD, "position_ids": positions_BS, "wanted_N": last}
     for _ in range(max_new_tokens):
         hidden_BD = llm.model(**step, attention_mask=mask_BS, past_key_values=cache, use_cache=True).last_hidden_state
         tokens_B = draw(llm.lm_head(hidden_BD[:, -1]).float())
