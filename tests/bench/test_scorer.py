@@ -299,6 +299,7 @@ def test_a_crash_costs_its_own_benchmark_alone(tmp_path: Path) -> None:
     body = f"""
 {find_python()} - "$jobs" <<'E'
 import json, os, signal, sys
+open(sys.argv[1] + ".ready", "w")
 for job in json.load(open(sys.argv[1])):
     if job["name"] == "SEEDBench_IMG":
         print("Segmentation fault, core dumped somewhere", file=sys.stderr, flush=True)
@@ -313,6 +314,14 @@ E"""
     assert isinstance(scored[1], ScoringError)
     assert "SEEDBench_IMG: VLMEvalKit was ended by signal 9" in str(scored[1])
     assert "scorer.log" in str(scored[1]) and "core dumped somewhere" in str(scored[1])
+
+
+def test_a_kit_that_cannot_be_loaded_is_tried_once(tmp_path: Path) -> None:
+    made = [small(name) for name in ("MMStar", "SEEDBench_IMG", "AI2D_TEST")]
+    python = interpreter(tmp_path / "python", f"echo tried >> {tmp_path}/tries; echo No module named numpy; exit 1")
+    for scored in score_all(jobs(made, tmp_path), tmp_path / "work", scorer_python=python):
+        assert isinstance(scored, ScoringError) and "exit code 1; " in str(scored) and "No module named" in str(scored)
+    assert (tmp_path / "tries").read_text() == "tried\n"
 
 
 def test_too_slow(tmp_path: Path) -> None:

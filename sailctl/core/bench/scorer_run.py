@@ -24,6 +24,7 @@ PYTHON_VARIABLE = "SAILCTL_SCORER_PYTHON"
 TIMEOUT_S = 3600.0
 CHECKED_S = 0.1
 TAIL_LINES = 4
+READY = ".ready"  # see scorer_script.py
 SCRIPT = Path(__file__).with_name("scorer_script.py")
 # What the process is given of our environment: how to find programs, libraries and folders, and no key.
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE")
@@ -62,7 +63,8 @@ def run(
 ) -> list[dict[str, Any] | SailctlError]:
     """Have `scorer_script.py` do the jobs; of each what it wrote, or why it wrote nothing.
 
-    A job that takes the process with it, or more than `timeout_s`, costs that job alone: the rest get a new process.
+    A job that takes the process with it, or more than `timeout_s`, costs that job alone: the rest get a new process,
+    unless the kit could not be loaded.
     Raises what stopped the judge.
     """
     log = work.absolute() / "scorer.log"
@@ -72,13 +74,17 @@ def run(
             rest = jobs[len(results) :]
             told = work.absolute() / "jobs.json"
             write_json(told, rest)
+            ready = told.with_name(told.name + READY)
+            ready.unlink(missing_ok=True)
             ended = _process(
                 [str(python), "-I", "-u", "-X", "utf8", str(SCRIPT), str(told)], lines, rest, judge, timeout_s
             )
             for job in rest:
                 if not (written := Path(job["result"])).is_file():
                     results.append(ScoringError(f"{job['name']}: {ended}; its log is {log}: {_tail(log)}"))
-                    break
+                    if ready.is_file():
+                        break
+                    continue  # the kit cannot even be loaded: the others would fare no better
                 result = json.loads(written.read_text(encoding="utf-8"))
                 if "error" in result:
                     why = ""

@@ -22,6 +22,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+READY = ".ready"  # the file of this name beside that of the jobs says that the kit could be loaded
 LOOPBACK = ("127.", "::1", "localhost")
 FOUND = (  # columns of detailed results
     "hit", "log", "extracted", "score", "eval_match", "eval_score", "res", "correct", "is_correct",
@@ -58,6 +59,8 @@ def main() -> int:
     _refuse_network()
     _mend_torchvision()
     _forbid_lots()
+    with open(sys.argv[1] + READY, "w", encoding="utf-8"):
+        pass
     for job in jobs:
         try:
             result = _score(job)
