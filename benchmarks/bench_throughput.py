@@ -45,7 +45,7 @@ from sailctl.core.schema.load import load_recipe
 ROOT = Path(__file__).resolve().parents[1]
 # A choice, a short answer, an open one, yes or no; and how many questions are asked about a picture there.
 DATASETS = {"MMStar": 1, "ChartQA_TEST": 2, "MMVet": 1, "POPE": 6}
-SIDES = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 1))  # of a picture, in tiles
+SIDES = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 1))  # of a picture, in tiles; `--small` takes the first three
 
 
 def main() -> None:
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of both sides")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scorer-python", type=Path, default=ROOT / ".venv-scorer" / "bin" / "python")
+    parser.add_argument("--small", action="store_true", help="pictures of one to three tiles instead of five")
     parser.add_argument("--plain", action="store_true", help="do without VLMEvalKit")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     options = parser.parse_args()
@@ -82,9 +83,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     export(folder / "own", "transformers", folder / "stock")
     suite = load_suite("sail18")
     benchmarks = [dataclasses.replace(suite[name], max_new_tokens=options.max_new_tokens) for name in DATASETS]
-    tile = made.config.vision.image_size
+    tile, sides = made.config.vision.image_size, SIDES[:3] if options.small else SIDES
     for number, benchmark in enumerate(benchmarks):
-        write_table(folder / "tables" / f"{benchmark.dataset}.tsv", benchmark, options.questions, tile, number)
+        write_table(folder / "tables" / f"{benchmark.dataset}.tsv", benchmark, options.questions, tile, number, sides)
 
     theirs = one_at_a_time(options, folder, benchmarks, place)
     ours = batched(options, folder, benchmarks, place)
@@ -184,7 +185,9 @@ def look(engine: LocalEngine, benchmarks: list[Benchmark], tables: Path) -> dict
     return {name: [min(values), mean(values), max(values)] for name, values in measured.items()}
 
 
-def write_table(path: Path, benchmark: Benchmark, number: int, tile: int, seed: int) -> None:
+def write_table(
+    path: Path, benchmark: Benchmark, number: int, tile: int, seed: int, sides: tuple[tuple[int, int], ...] = SIDES
+) -> None:
     """A table of VLMEvalKit's form: questions of differing length about pictures of differing shape."""
     drawn = np.random.default_rng(seed)
     text = "What is the colour of that small thing to the left of the others in this picture"
@@ -193,7 +196,7 @@ def write_table(path: Path, benchmark: Benchmark, number: int, tile: int, seed: 
     buffer = io.BytesIO()
     for index in range(number):
         if index % DATASETS[benchmark.name] == 0:
-            columns, lines = SIDES[drawn.integers(len(SIDES))]
+            columns, lines = sides[drawn.integers(len(sides))]
             squares = drawn.integers(0, 256, (4, 4, 3), dtype=np.uint8)
             buffer = io.BytesIO()
             picture = Image.fromarray(squares).resize((tile * columns, tile * lines), Image.Resampling.NEAREST)
