@@ -379,7 +379,16 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Made, Score
     folder = tmp_path_factory.mktemp("odd")
     texts = Made(BENCHMARKS["OCRVQA_TEST"])
     # pandas would read 007 as 7, and None as nothing
-    for number, (answer, told, worth) in enumerate([("007", "007", 1), ("None", "N/A", 0), ("7", "007", 0)]):
+    hard = [("007", "007", 1), ("None", "N/A", 0), ("None", "None", 1), ("7", "007", 0), ('a "b"', 'a "b"', 1)]
+    ends = [
+        ("x", "x\r", 1),
+        ("x", "x\ty\n", 0),
+        ("x", "x\ry", 0),
+        ("x", "\0x", 0),
+        ("x", "\ud800", 0),
+        ("x", "\u2028x", 1),
+    ]
+    for number, (answer, told, worth) in enumerate([*hard, *ends]):
         texts.add(number, told, worth, answer=answer)
     crash = Made(BENCHMARKS["OCRBench"])
     for number in range(3):

@@ -171,7 +171,7 @@ def _prepare(job: Job, folder: Path) -> _Prepared:
         if with_pictures and not any(row.cells[name] not in ("", "nan") for name in with_pictures):
             raise DataError(f"{job.questions_tsv}: question {index} shows no picture, VLMEvalKit leaves it out")
         cells = {name: text for name, text in row.cells.items() if name != "image"}
-        prepared.questions[index] = {**cells, "index": index, "prediction": prediction}
+        prepared.questions[index] = {**cells, "index": index, "prediction": _writable(prediction)}
     table.close()
     if unknown := job.predictions.keys() - prepared.questions.keys():
         raise DataError(f"{job.questions_tsv}: there is no question {min(unknown)!r}, {len(unknown)} such predictions")
@@ -189,9 +189,17 @@ def _prepare(job: Job, folder: Path) -> _Prepared:
     return prepared
 
 
+def _writable(text: str) -> str:
+    """An answer without what no table holds: half a surrogate pair, and the byte that ends strings."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
 def _write(path: Path, columns: Sequence[str], questions: Mapping[str, Mapping[str, str]]) -> None:
     with atomic_write(path, "w") as handle:
-        writer = csv.DictWriter(handle, columns, delimiter="\t", lineterminator="\n", extrasaction="ignore")
+        # all quoted: of what ends a line, csv quotes only what it ends lines with itself
+        writer = csv.DictWriter(
+            handle, columns, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL, extrasaction="ignore"
+        )
         writer.writeheader()
         writer.writerows(questions.values())
 
