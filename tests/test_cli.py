@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sailctl import __version__, cli
@@ -193,6 +195,30 @@ class TestOutput:
         reporter.start("sft", 1000, completed=800)
         reporter.update(900)
         assert "  5.0/s  0m20s left" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("width", "shown", "left_out"),
+        [
+            (40, ["1,500/3,200", "left"], ["samples/s", "loss", "━"]),
+            (72, ["1,500/3,200", "left", "samples/s", "loss 0.5"], ["lr", "━"]),
+            (160, ["1,500/3,200", "left", "samples/s", "loss 0.5", "tokens/s 9,000", "lr 0.02", "━"], []),
+        ],
+    )
+    def test_a_narrow_terminal_keeps_what_matters(
+        self, monkeypatch: pytest.MonkeyPatch, width: int, shown: list[str], left_out: list[str]
+    ) -> None:
+        written = io.StringIO()
+        terminal = Console(file=written, width=width, force_terminal=True, color_system=None, legacy_windows=False)
+        monkeypatch.setattr(output, "console", terminal)
+        reporter = output.Reporter()
+        reporter.start("alignment", 3200)
+        for completed in (500, 1000, 1500):  # the time left needs a few
+            reporter.update(completed, loss=0.5, **{"tokens/s": 9000, "lr": 0.02})
+        reporter.finish()
+        line = [line for line in written.getvalue().replace("\r", "\n").split("\n") if "1,500" in line][-1]
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)
+        assert len(text) < width and text.startswith("alignment")
+        assert all(part in text for part in shown) and not any(part in text for part in left_out)
 
     def test_reporter_shows_no_progress_with_json(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

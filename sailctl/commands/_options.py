@@ -32,7 +32,7 @@ DataOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Train on this tar, JSON, JSONL or Parquet file, folder, glob or URL instead of the recipe's; repeatable.",
+        help="Samples: a tar, JSON, JSONL or Parquet file, folder, glob or URL, instead of the recipe's; repeatable.",
         metavar="PATH",
     ),
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, ProgressColumn, Task, TaskID
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,8 @@ console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
 
 SECONDS_BETWEEN_LINES = 15.0  # sparse enough for a log file, often enough to see that a run lives
+SECONDS_TO_FIRST_LINE = 3.0
+SMALLEST_BAR, LARGEST_BAR = 8, 40
 
 
 def emit_json(value: Any) -> None:
@@ -41,15 +43,41 @@ def emit_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         numbers = all(row[index][:1].isdecimal() for row in rows) and index > 0
-        table.add_column(column, justify="right" if numbers else "left", header_style="dim", no_wrap=True)
+        prose = index == len(columns) - 1 and not numbers  # wraps where the terminal is narrow; nothing is cut
+        table.add_column(column, justify="right" if numbers else "left", header_style="dim", no_wrap=not prose)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: a cell's square brackets are no markup
-    _stdout.print(table, "")
+    with _stdout.capture() as drawn:
+        _stdout.print(table)
+    emit_text("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n")  # no blanks at the ends of lines
 
 
 def next_command(line: str) -> None:
     """End a run by naming the command that usually comes next."""
     console.print(f"next: {line}", markup=False)
+
+
+class _Line(ProgressColumn):
+    """A piece of work on one line: what it is, how far, how long still; the rest as far as the terminal is wide."""
+
+    def render(self, task: Task) -> Text:
+        done = f"{task.completed:,.0f}" + ("" if task.total is None else f"/{task.total:,.0f}")
+        left = "" if task.time_remaining is None else f"{_duration(task.time_remaining)} left"
+        label, room = str(task.description), console.width - 1
+        label = label if len(label) + 2 + len(done) <= room else label[: max(room - len(done) - 3, 1)] + "…"
+        room -= len(label) + 2 + len(done)
+        shown = []
+        for part in (left, task.fields["rate"], *task.fields["extra"]):  # the most important first
+            if part and len(part) + 2 <= room:
+                shown.append(part)
+                room -= len(part) + 2
+        words = [(label, ""), (f"  {done}", "progress.download"), *((f"  {part}", "") for part in shown)]
+        if task.total and room >= SMALLEST_BAR + 2:
+            width = min(room - 2, LARGEST_BAR)
+            filled = round(width * min(task.completed / task.total, 1.0))
+            dash = "-" if console.options.ascii_only else "━"
+            words[1:1] = [("  ", ""), (dash * filled, "bar.complete"), (dash * (width - filled), "bar.back")]
+        return Text.assemble(*words, no_wrap=True)
 
 
 class Reporter:
@@ -84,26 +112,19 @@ class Reporter:
         """Begin a piece of work of `total` units (None: unknown), `completed` of which were done by an earlier run."""
         self.finish()
         self._label, self._unit, self._total, self._first = label, unit, total, completed
-        self._began = self._last_line = time.monotonic()
+        self._began = time.monotonic()
+        self._last_line = self._began + SECONDS_TO_FIRST_LINE - SECONDS_BETWEEN_LINES
         if not self._live:
             return
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[extra]}"),
-            console=console,
-        )
+        self._progress = Progress(_Line(), console=console)
         self._progress.start()
-        self._task = self._progress.add_task(label, total=total, completed=int(completed), rate="", extra="")
+        self._task = self._progress.add_task(label, total=total, completed=int(completed), rate="", extra=[])
 
     def update(self, completed: float, **fields: float | int | str) -> None:
-        """Set the units done so far; `fields` (loss, tokens_per_s …) are shown beside the rate."""
+        """Set the units done so far; `fields` (loss, tokens_per_s …), the most important first, go beside the rate."""
         now = time.monotonic()
         rate = (completed - self._first) / max(now - self._began, 1e-9)
-        extra = "  ".join(f"{name} {_short(value)}" for name, value in fields.items())
+        extra = [f"{name} {_short(value)}" for name, value in fields.items()]
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=completed, rate=f"{rate:,.1f} {self._unit}/s", extra=extra)
         elif not self._silent and now - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -112,8 +133,8 @@ class Reporter:
             if self._total is not None:
                 of_total = f"/{self._total:,.0f}"
                 left = f"  {_duration((self._total - completed) / rate)} left" if rate > 0 else ""
-            line = f"{self._label} {completed:,.0f}{of_total} {self._unit}  {rate:,.1f}/s{left}  {extra}"
-            console.print(line.rstrip(), markup=False)
+            line = f"{self._label} {completed:,.0f}{of_total} {self._unit}  {rate:,.1f}/s{left}"
+            console.print("  ".join([line, *extra]), markup=False)
 
     def expect(self, total: float) -> None:
         """Correct the total of the piece of work under way, where it could only be estimated."""

@@ -31,10 +31,12 @@ def plan(
     data: DataOpt = None,
     set_: SetOpt = None,
     tokens: Annotated[
-        int | None, typer.Option("--tokens", help="Most tokens of a pack, instead of data.pack_tokens.", metavar="N")
+        int | None,
+        typer.Option("--tokens", help="Most tokens of a pack, instead of data.pack_tokens.", metavar="N", min=1),
     ] = None,
     tiles: Annotated[
-        int | None, typer.Option("--tiles", help="Most tiles of a pack, instead of data.pack_tiles.", metavar="N")
+        int | None,
+        typer.Option("--tiles", help="Most tiles of a pack, instead of data.pack_tiles.", metavar="N", min=1),
     ] = None,
     ranks: Annotated[
         int | None,
@@ -42,6 +44,7 @@ def plan(
             "--ranks",
             help="Plan this many devices with one full pack a step each; without it the recipe's lanes and batch.",
             metavar="R",
+            min=1,
         ),
     ] = None,
     balance: Annotated[

@@ -12,7 +12,12 @@ from sailctl.commands._options import CheckpointOpt, DataOpt, DeviceOpt, JsonOpt
 def verify(
     recipe: RecipeOpt = None,
     stage: Annotated[
-        str, typer.Option("--stage", help="Stage whose freeze map, data and loss weighting are checked.")
+        str,
+        typer.Option(
+            "--stage",
+            help="Stage whose freeze map, data and loss weighting are checked.",
+            metavar="alignment|advance|anneal|knowledge|instruction|preference",
+        ),
     ] = "instruction",
     set_: SetOpt = None,
     data: DataOpt = None,
@@ -50,4 +55,6 @@ def verify(
     else:
         looked_at = f"{found['samples']} samples in {found['packs']} packs, {found['precision']}"
         output.emit_table(f"{found['recipe']} {found['stage']}: {looked_at}", *table(found))
+        failed = [row["check"] for row in found["checks"] if not row["ok"]]
+        output.emit_text(f"FAILED: {', '.join(failed)}" if failed else f"all {len(found['checks'])} checks passed")
     raise typer.Exit(0 if found["ok"] else 1)

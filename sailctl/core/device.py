@@ -198,11 +198,14 @@ class Device:
         sheet = data_sheet(self.name())
         return None if sheet is None else sheet.peak_bf16
 
-    def gemm_flops(self, dtype: DType) -> float:
+    def gemm_flops(self, dtype: DType, *, again: bool = False) -> float:
         """FLOP/s of a large square product in `dtype`, measured once a process: what a step could reach at best here.
 
         Takes a fraction of a second; draws nothing from the random generators and leaves no trace in peak memory.
+        `again` measures anew, for where the machine was busy the first time.
         """
+        if again:
+            _gemm_flops.cache_clear()
         return _gemm_flops(self, dtype, torch.get_num_threads() if self.kind == "cpu" else 0)
 
     def varlen_attention(

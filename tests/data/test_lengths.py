@@ -24,7 +24,7 @@ def read(tmp_path: Path, text: str, **options: int):  # type: ignore[no-untyped-
 
 def test_half_of_what_is_no_picture_is_taken_to_be_supervised(tmp_path: Path) -> None:
     found = read(tmp_path, "source,tokens,tiles\na,1322,5\nb,41,0\nc,200,1\n")
-    assert found.targets_estimated
+    assert found.targets_estimated and found.short == 1
     assert found.rows == [Length(0, 1322, 5, (1322 - 1280) // 2), Length(1, 41, 0, 20), Length(2, 200, 1, 0)]
 
 
@@ -37,8 +37,8 @@ def test_targets_are_read_where_they_are_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "column tokens is missing; it has: nothing"),
-        ("source,tokens\na,3\n", "column tiles is missing; it has: source, tokens"),
+        ("", "no column tokens and tiles; it has: nothing"),
+        ("source,tokens\na,3\n", "no column tiles; it has: source, tokens"),
         ("tokens,tiles\n", "holds no samples"),
         ("tokens,tiles\n5,1\n7.5,1\n", r"lengths.csv:3: tokens = '7.5': should be a whole number"),
         ("tokens,tiles\n5,\n", r"lengths.csv:2: tiles = ''"),

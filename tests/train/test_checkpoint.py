@@ -1,6 +1,7 @@
 """Checkpoints are complete or absent: hashed, pruned, verified, and unharmed by a full disk."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,11 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from sailctl.core.device import pick
 from sailctl.core.errors import CheckpointError, StorageError
+from sailctl.core.model.weights import load_model
 from sailctl.core.train import checkpoint
+from tests.helpers_train import train, write_recipe
 
 
 def write(folder: Path, numbers: int = 10) -> None:
@@ -169,3 +173,19 @@ def test_a_full_disk_leaves_the_last_complete_checkpoint(small_disk: Path) -> No
     assert sorted(path.relative_to(small_disk) for path in small_disk.rglob("*")) == before
     checkpoint.latest(small_disk).verify()
     assert save(small_disk, 2).path.name == "step-00000002"
+
+
+def test_damaged_weights_are_refused_wherever_they_are_loaded(tmp_path: Path) -> None:
+    run = train(write_recipe(tmp_path / "recipe", max_steps=2), tmp_path / "run").run_dir
+    found = checkpoint.latest(run)
+    assert found is not None
+    load_model(run, device=pick("cpu"), dtype=None)
+    file = found.weights / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+    for path in (run, found.path, found.weights):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors has sha256 .* the checkpoint is damaged"):
+            load_model(path, device=pick("cpu"), dtype=None)
+    shutil.copytree(found.weights, tmp_path / "weights")  # without its manifest nobody can know
+    load_model(tmp_path / "weights", device=pick("cpu"), dtype=None)

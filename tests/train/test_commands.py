@@ -35,7 +35,7 @@ def test_the_chain_from_alignment_to_sft(recipe: Path, tmp_path: Path, monkeypat
     options = ("--recipe", recipe, "--device", "cpu", "--json")
     summary = json.loads(sailctl("pretrain", "--stage", "alignment", *options).stdout)
     keys = ["run_dir", "checkpoint", "steps", "samples", "tokens", "loss_first", "loss_last", "seconds", "rejected"]
-    keys += ["next"]
+    keys += ["ended_by", "next"]
     assert list(summary) == keys
     assert summary["run_dir"] == "runs/toy/alignment"
     assert summary["next"] == f"sailctl pretrain --stage advance --recipe {recipe}"
@@ -46,7 +46,11 @@ def test_the_chain_from_alignment_to_sft(recipe: Path, tmp_path: Path, monkeypat
     assert summary["next"] == "sailctl bench --suite synth --checkpoint runs/toy/anneal"
     result = sailctl("sft", "--stage", "knowledge", *options[:-1], "--checkpoint", "elsewhere")
     assert result.exit_code == 0
-    assert "4 steps, " in result.stdout and "next: sailctl bench" in result.stderr
+    assert (
+        "4 steps, " in result.stdout
+        and "ended by train.max_steps 4; " in result.stdout
+        and "next: sailctl bench" in result.stderr
+    )
     again = sailctl("sft", "--stage", "knowledge", *options[:-1], "--checkpoint", "elsewhere", "--resume")
     assert again.exit_code == 0 and "is done: 4 steps" in again.stderr
 
@@ -68,6 +72,12 @@ def test_the_plan_names_everything_and_writes_nothing(
     bootstrapped = sailctl("sft", "--stage", "knowledge", *options, "--set", "bootstrap=true", "--json")
     assert json.loads(bootstrapped.stdout)["parent"] == {"path": "runs/toy/advance", "state": "to be made first"}
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    for name, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "MASTER_ADDR": "here", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))  # as torchrun starts the plan, too
+    refused = sailctl("pretrain", "--stage", "alignment", *options, "--set", "data.lanes=2")
+    assert refused.exit_code == 2 and "set a multiple of 4, such as --set data.lanes=4" in refused.stderr
+    planned = sailctl("pretrain", "--stage", "alignment", *options, "--set", "data.lanes=4")
+    assert "ranks:      4 on " in planned.stdout and ", plain; 4 lanes, packs balanced by sum" in planned.stdout
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,10 @@ def test_torchrun_says_what_is_wrong_once(tmp_path: Path) -> None:
     done = launch(TORCHRUN, tmp_path, "--set", "data.lanes=3", "--out", "out")
     assert done.returncode != 0 and done.stdout == ""
     assert done.stderr.count("error: ") == 1
-    assert "error: data.lanes 3 is not divisible by 2 ranks; set data.lanes to a multiple" in done.stderr
+    assert (
+        "error: data.lanes 3 is not divisible by 2 ranks; set a multiple of 2, such as --set data.lanes=4"
+        in done.stderr
+    )
 
 
 @pytest.mark.slow

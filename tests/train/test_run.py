@@ -407,4 +407,7 @@ def test_progress_counts_what_ends_the_run(tmp_path: Path) -> None:
     steps, samples = Silent(), Silent()
     train(recipe, tmp_path / "steps", "alignment", reporter=steps)
     train(recipe, tmp_path / "samples", "alignment", "train.max_steps=900", "train.max_samples=6", reporter=samples)
-    assert steps.lines[0].endswith("0 of 2 steps") and samples.lines[0].endswith("0 of 6 samples")
+    assert steps.lines[2].endswith("0 of 2 steps") and samples.lines[2].endswith("0 of 6 samples")
+    where = tmp_path / "steps"
+    assert steps.lines[0].startswith(f"toy alignment in {where}: 1 rank on ") and steps.lines[0].endswith(", plain")
+    assert steps.lines[1] == "toy alignment: samples: 24 in colours; 2 steps, about 6 samples a step"

@@ -59,3 +59,10 @@ def test_a_rate_is_never_negative_nor_above_the_peak(
 ) -> None:
     train = TrainConfig(lr=2.0, schedule=schedule, warmup_ratio=warmup)
     assert 0.0 <= learning_rate(train, before, min(1.0, before + length)) <= 2.0
+
+
+def test_the_limit_that_ended_a_run_is_named() -> None:
+    done = Counters(steps=10, samples=100)
+    assert Budget(10, 400).ended_by(done) == "train.max_steps 10"
+    assert Budget(400, 100).ended_by(done) == "train.max_samples 100"
+    assert Budget(None, 100, with_rejected=True).ended_by(done) == "train.epochs, 100 samples"

@@ -27,6 +27,7 @@ class Lengths:
     where: str
     targets_estimated: bool = False
     rejected: int = 0
+    short: int = 0  # rows with fewer tokens than their tiles stand for, which no sample of this model has
 
 
 def read_lengths(path: Path, tokens_per_tile: int) -> Lengths:
@@ -46,14 +47,14 @@ def read_lengths(path: Path, tokens_per_tile: int) -> Lengths:
 
 def _parse(path: Path, lines: Iterator[list[str]], tokens_per_tile: int) -> Lengths:
     head = [name.strip() for name in next(lines, [])]
-    for name in COLUMNS:
-        if name not in head:
-            raise UsageError(f"{path}: column {name} is missing; it has: {', '.join(head) or 'nothing'}")
+    if missing := [name for name in COLUMNS if name not in head]:
+        raise UsageError(f"{path}: no column {' and '.join(missing)}; it has: {', '.join(head) or 'nothing'}")
     columns = [head.index(name) for name in COLUMNS]
     targets = head.index("targets") if "targets" in head else None
     if targets is not None:
         columns.append(targets)
     rows: list[Length] = []
+    short = 0
     for number, line in enumerate(lines, start=2):
         if not line:
             continue
@@ -64,13 +65,14 @@ def _parse(path: Path, lines: Iterator[list[str]], tokens_per_tile: int) -> Leng
         tokens, tiles = values[0], values[1]
         if tokens < 1 or tiles < 0:
             raise UsageError(f"{path}:{number}: {tokens} tokens and {tiles} tiles; at least 1 and 0 are needed")
+        short += tokens < tokens_per_tile * tiles
         supervised = values[2] if targets is not None else max(tokens - tokens_per_tile * tiles, 0) // 2
         if not 0 <= supervised <= tokens:
             raise UsageError(f"{path}:{number}: {supervised} targets of {tokens} tokens; give 0 to {tokens}")
         rows.append(Length(len(rows), tokens, tiles, supervised))
     if not rows:
         raise UsageError(f"{path}: holds no samples, only its head")
-    return Lengths(rows, str(path), targets_estimated=targets is None)
+    return Lengths(rows, str(path), targets_estimated=targets is None, short=short)
 
 
 def _no_number(path: Path, number: int, head: list[str], columns: list[int], line: list[str]) -> UsageError:

@@ -73,13 +73,7 @@ class Loader:
     ) -> None:
         if not data.sources:
             raise UsageError("no data: data.sources is empty; give --data PATH or list sources in the recipe")
-        if data.lanes % world:
-            raise UsageError(f"data.lanes {data.lanes} is not divisible by {world} ranks; set data.lanes to a multiple")
-        if global_batch_samples < data.lanes:
-            raise UsageError(
-                f"train.global_batch_samples {global_batch_samples} < data.lanes {data.lanes}; every lane gives a "
-                "sample a step: lower data.lanes"
-            )
+        check_lanes(data.lanes, world, global_batch_samples)
         self.data = data
         self.encoder = encoder
         self.seed = seed
@@ -273,6 +267,21 @@ class Loader:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def check_lanes(lanes: int, ranks: int, global_batch_samples: int) -> None:
+    """Raise UsageError where ranks cannot share the lanes evenly, or a step has fewer samples than lanes."""
+    if lanes % ranks:
+        fitting = ranks * -(-lanes // ranks)
+        raise UsageError(
+            f"data.lanes {lanes} is not divisible by {ranks} ranks; set a multiple of {ranks}, such as --set "
+            f"data.lanes={fitting}, or start a number of ranks that divides {lanes}"
+        )
+    if global_batch_samples < lanes:
+        raise UsageError(
+            f"train.global_batch_samples {global_batch_samples} < data.lanes {lanes}; every lane gives a "
+            "sample a step: lower data.lanes"
+        )
 
 
 class _Draws:

@@ -1,7 +1,9 @@
-"""A folder of safetensors files read as one table of named tensors. Pickle is never opened."""
+"""A folder of safetensors files read as one table of named tensors, held against the manifest that a checkpoint of ours
+has beside it. Pickle is never opened."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from sailctl.core.errors import CheckpointError
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MANIFEST = "manifest.json"  # of a checkpoint: size and sha256 of every file
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -78,6 +81,44 @@ class TensorFolder:
             return self._open[self._files[name]].get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(f"{self.file(name)}: tensor {name} is unreadable ({error}); copy it again") from error
+
+
+def check_files(root: Path, wanted: str = "") -> None:
+    """Compare the files under `root` whose names begin with `wanted` with root's manifest.
+
+    Raises CheckpointError naming the first that differs, with both values, or a manifest that cannot be read.
+    """
+    path = root / MANIFEST
+    try:
+        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+        listed = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: it lists no files with size and hash ({error!r})") from None
+    for name, (size, sha256) in listed.items():
+        if not name.startswith(wanted):
+            continue
+        file = root / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, though {path} lists it")
+        if (found := file.stat().st_size) != size:
+            raise CheckpointError(f"{file} has {found} bytes, its manifest says {size}")
+        if (digest := file_sha256(file)) != sha256:
+            raise CheckpointError(f"{file} has sha256 {digest[:12]}, its manifest says {sha256[:12]}")
+
+
+def check_weights(folder: Path) -> None:
+    """Compare a `weights` folder with the manifest of its checkpoint; other people's folders have none."""
+    if folder.name == "weights" and (folder.parent / MANIFEST).is_file():
+        try:
+            check_files(folder.parent, "weights/")
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; the checkpoint is damaged, take another one of its run") from None
+
+
+def file_sha256(file: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal digits."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from sailctl.core.files import storage_errors, write_json
 from sailctl.core.model import foreign, layouts
 from sailctl.core.model.foreign_parts import read_json, read_llm, read_vision
 from sailctl.core.model.presets import model_config
-from sailctl.core.model.shards import TensorFolder
+from sailctl.core.model.shards import TensorFolder, check_weights
 from sailctl.core.model.tokenizer import add_markers, ensure_tokens, load_tokenizer, token_id
 from sailctl.core.model.vlm import VisionLanguageModel
 from sailctl.core.schema.load import explain
@@ -67,9 +67,11 @@ def resolve_weights_dir(path: Path | str) -> Path:
 def load_model(path: Path | str, *, device: Device, dtype: torch.dtype | None) -> Loaded:
     """Load a checkpoint of any known layout; `dtype` None keeps the one it is stored in.
 
-    Raises UsageError for a missing path, CheckpointError naming file, tensor and both shapes for one that does not fit.
+    Raises UsageError for a missing path, CheckpointError naming file, tensor and both shapes for one that does not fit,
+    or the file of a checkpoint of ours that is not what its manifest says.
     """
     folder = resolve_weights_dir(path)
+    check_weights(folder)
     tensors = TensorFolder(folder)
     tokenizer = load_tokenizer(folder)
     kind = foreign.layout_of(folder)

@@ -167,8 +167,15 @@ def explain(error: ValidationError, model: type[BaseModel], file: str, origin: d
             ]
             lines.append(f"{where}: {path} is a section; set one of its keys: {', '.join(keys)}")
         else:
-            lines.append(f"{where}: {path} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+            lines.append(f"{where}: {path} = {_as_yaml(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}")
     return "; ".join(lines)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as a recipe spells it; text keeps its quotes."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(value)
 
 
 def _locate(name_or_path: str | None) -> Path:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sailctl.core.errors import CheckpointError
 from sailctl.core.files import atomic_write, fsync_dir, storage_errors
+from sailctl.core.model.shards import MANIFEST, check_files, file_sha256
 
-MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"  # a checkpoint being written or removed; swept at the next start
 
 
@@ -63,17 +63,7 @@ class Checkpoint:
 
     def verify(self) -> None:
         """Compare every file with the manifest; CheckpointError names the first that differs, with both values."""
-        files = _read_json(self.path / MANIFEST).get("files")
-        if not isinstance(files, dict) or not all({"bytes", "sha256"} <= set(entry) for entry in files.values()):
-            raise CheckpointError(f"{self.path / MANIFEST} is damaged: it lists no files with size and hash")
-        for name, entry in files.items():
-            file = self.path / name
-            if not file.is_file():
-                raise CheckpointError(f"{file} is missing, though {self.path / MANIFEST} lists it")
-            if (size := file.stat().st_size) != entry["bytes"]:
-                raise CheckpointError(f"{file} has {size} bytes, its manifest says {entry['bytes']}")
-            if (found := _sha256(file)) != entry["sha256"]:
-                raise CheckpointError(f"{file} has sha256 {found[:12]}, its manifest says {entry['sha256'][:12]}")
+        check_files(self.path)
 
     def fault(self) -> str | None:
         """What is wrong with its files, or None."""
@@ -181,7 +171,7 @@ def _seal(folder: Path) -> None:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
-        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
     with open(folder / MANIFEST, "w", encoding="utf-8") as handle:
         json.dump({"files": files}, handle, indent=1, sort_keys=True)
         handle.flush()
@@ -196,11 +186,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     os.rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def estimate_stage(recipe: Recipe, lengths: Lengths, packs: Sequence[Chosen], ma
         "longest_wait": longest_wait(packs),
         "balance": data.balance,
         "efficiency": efficiency,
+        "full_steps": len(steps),
         "samples_per_pack": samples_per_pack,
         "samples_per_step": samples_per_step,
         "global_batch_samples": train.global_batch_samples,
@@ -125,7 +126,11 @@ def estimate_stage(recipe: Recipe, lengths: Lengths, packs: Sequence[Chosen], ma
         "samples": planned,
         "steps": -(-planned // max(1, round(samples_per_step))),
         "device_hours": planned / per_device / 3600,
-        "memory": {**worst.to_dict(), "fits": worst.total <= machine.sheet.memory_bytes},
+        "memory": {
+            **worst.to_dict(),
+            "device": machine.sheet.memory_bytes,
+            "fits": worst.total <= machine.sheet.memory_bytes,
+        },
     }
 
 

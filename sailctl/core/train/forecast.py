@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from sailctl.core.data.lengths import Lengths, check_caps, measure_lengths, read_lengths
+from sailctl.core.data.lengths import MEASURED, Lengths, check_caps, measure_lengths, read_lengths
 from sailctl.core.data.simulate import Chosen
 from sailctl.core.datasheet import DATA_SHEETS, DataSheet
 from sailctl.core.errors import UsageError
@@ -16,6 +17,7 @@ from sailctl.core.model.presets import model_config
 from sailctl.core.schema.load import load_recipe, recipe_stages
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.estimate import Machine, choose_packs, estimate_stage
+from sailctl.core.train.reporter import Quiet
 
 PRETRAINING, SFT = ("alignment", "advance"), ("knowledge", "instruction", "preference")
 MFU = 0.45  # of a well-fed GPU of the H100 family; measure your own
@@ -41,13 +43,19 @@ class PlanRequest:
 
     def run(self) -> dict[str, Any]:
         """The plan as one JSON-able object. Raises UsageError naming option, file, row and value."""
+        if self.ranks is not None and self.ranks < 1:
+            raise UsageError(f"--ranks {self.ranks}: should be 1 or more")
+        if self.balance not in (None, "sum", "module"):
+            raise UsageError(f"--balance {self.balance}: should be sum or module")
         stages = self._stages()
         recipes = {stage: self._load(stage) for stage in stages}
         sheet, mfu = self._sheet(), MFU if self.mfu is None else self.mfu
         if not 0 < mfu <= 1:
             raise UsageError(f"--mfu {mfu:g}: should be above 0 and at most 1, such as {MFU}")
-        if self.ranks is not None and self.ranks < 1:
-            raise UsageError(f"--ranks {self.ranks}: should be 1 or more")
+        if self.lengths is not None and self.data:
+            raise UsageError("--lengths and --data both say what to count; give one of them")
+        if self.packs is not None and self.packs.is_dir():
+            raise UsageError(f"--packs {self.packs}: is a folder; name a file")
         if self.packs is not None and (self.lengths is None or self.stage is None):
             raise UsageError("--packs numbers the rows of one stage's lengths; give --lengths CSV and --stage with it")
         lengths = self._lengths(recipes[stages[0]])
@@ -75,6 +83,8 @@ class PlanRequest:
             "caps": {"tokens": first.data.pack_tokens, "tiles": first.data.pack_tiles},
             "device": {"type": sheet.name, "peak_flops": sheet.peak_bf16, "memory_bytes": sheet.memory_bytes},
             "mfu": mfu,
+            "asked": self.stage,
+            "steps_of": "ranks" if self.ranks is not None else "recipe",
             "assumed": [
                 name for name, given in (("mfu", self.mfu), ("device_type", self.device_type)) if given is None
             ],
@@ -93,7 +103,7 @@ class PlanRequest:
             return [next((stage for stage in present if stage in SFT), SFT[0])]
         if self.stage not in (*PRETRAINING, *SFT):
             raise UsageError(
-                f"--stage {self.stage}: should be {', '.join((*PRETRAINING, *SFT))} or sft, any of the last"
+                f"--stage {self.stage}: should be {', '.join((*PRETRAINING, *SFT))} or sft (any of the last three)"
             )
         return [self.stage]
 
@@ -123,12 +133,20 @@ class PlanRequest:
             return read_lengths(self.lengths, config.tokens_per_tile)
         from sailctl.core.data.encode import Encoder
         from sailctl.core.model.tokenizer import add_markers, load_tokenizer
+        from sailctl.core.train.inputs import point_at_samples
 
         if not recipe.data.sources:
             raise UsageError("no lengths: give --lengths CSV or --data PATH, or list sources in the recipe")
-        tokenizer = load_tokenizer(self._tokenizer(recipe))
-        add_markers(tokenizer)
-        return measure_lengths(recipe.data, Encoder(tokenizer, config, recipe.data), recipe.train.seed)
+        with TemporaryDirectory(prefix="sailctl-plan-") as temporary:
+            raw = recipe.model_dump(mode="json")
+            point_at_samples(raw, recipe, Path(temporary), MEASURED)
+            small = Recipe.model_validate(raw)
+            made = small.data != recipe.data
+            _there_or_made(small)
+            tokenizer = load_tokenizer(self._tokenizer(recipe))
+            add_markers(tokenizer)
+            found = measure_lengths(small.data, Encoder(tokenizer, config, small.data), recipe.train.seed)
+            return replace(found, where="the kind the recipe makes") if made else found
 
     def _tokenizer(self, recipe: Recipe) -> str:
         """The folder of the recipe's tokenizer, which only the stage that starts from parts has to name."""
@@ -139,12 +157,22 @@ class PlanRequest:
         raise UsageError("to measure data a tokenizer is needed: give --set model.tokenizer=FOLDER, or --lengths CSV")
 
 
+def _there_or_made(recipe: Recipe) -> None:
+    from sailctl.core.train.inputs import make_missing_data
+
+    try:
+        make_missing_data(recipe, Quiet())
+    except UsageError as error:
+        raise UsageError(f"{error}; lengths alone will do, too: --lengths CSV") from None
+
+
 def _describe_lengths(lengths: Lengths) -> dict[str, Any]:
     rows = lengths.rows
     return {
         "from": lengths.where,
         "samples": len(rows),
         "rejected": lengths.rejected,
+        "short": lengths.short,
         "tokens_mean": sum(row.num_tokens for row in rows) / len(rows),
         "tiles_mean": sum(row.num_tiles for row in rows) / len(rows),
         "targets_mean": sum(row.num_targets for row in rows) / len(rows),
@@ -178,7 +206,18 @@ def describe_plan(plan: dict[str, Any]) -> str:
         f"device:   {device['type']}, {device['peak_flops'] / 1e12:,.0f} TFLOP/s, at {plan['mfu']:.1%} MFU{assumed}",
         "",
     ]
-    table = [("", [figure["stage"] for figure in figures])]
+    if plan["steps_of"] == "ranks":
+        lines.insert(-1, "steps:    one full pack on each rank, whatever the recipe's batch is")
+    else:
+        lines.insert(
+            -1, "steps:    the recipe's batch on its lanes, a rank each; for other ranks with full packs: --ranks R"
+        )
+    if lengths["short"]:
+        lines.insert(
+            2,
+            f"          {lengths['short']:,} of them have fewer tokens than their tiles: are visual ones left out?",
+        )
+    table = [("", [_heading(plan, figure) for figure in figures])]
     table += [(label, [show(figure) for figure in figures]) for label, show in _ROWS]
     widths = [max(len(cells[column]) for _, cells in table) for column in range(len(figures))]
     label_width = max(len(label) for label, _ in table)
@@ -188,14 +227,32 @@ def describe_plan(plan: dict[str, Any]) -> str:
     lines.append("")
     for name, words in (("pretraining", "pretraining"), ("sft", "SFT"), ("all", "all five stages")):
         if plan["device_hours"][name] is not None:
-            lines.append(f"{words}: {plan['device_hours'][name]:,.0f} {device['type']}-hours")
+            lines.append(f"{words}: {_number(plan['device_hours'][name])} {device['type']}-hours")
+    for figure in figures:
+        if not figure["full_steps"]:
+            lines.append(
+                f"{figure['stage']}: {lengths['samples']:,} samples are too few for one full step on {figure['ranks']} "
+                "ranks: balance is not known, and samples/s and hours take it to be perfect"
+            )
     if plan["packs"]:
         lines.append(f"packs written to {plan['packs']}")
     return "\n".join(lines)
 
 
+def _heading(plan: dict[str, Any], figure: dict[str, Any]) -> str:
+    return f"sft ({figure['stage']})" if plan["asked"] == "sft" else str(figure["stage"])
+
+
 def _gib(figure: dict[str, Any], name: str) -> str:
-    return f"{figure['memory'][name] / 2**30:,.1f} GiB"
+    size = figure["memory"][name]
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def _number(value: float) -> str:
+    """Three digits that count, and no fewer."""
+    if value < 0.0005:
+        return "< 0.001"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _share(value: float | None) -> str:
@@ -214,15 +271,16 @@ _ROWS = (
     ("balance, met in every layer", lambda f: _share(f["efficiency"]["module"])),
     ("samples a step", lambda f: f"{f['samples_per_step']:,.0f}"),
     ("  of the recipe", lambda f: f"{f['global_batch_samples']:,}"),
-    ("TFLOP a sample", lambda f: f"{f['flops_per_sample'] / 1e12:,.3f}"),
+    ("TFLOP a sample", lambda f: _number(f["flops_per_sample"] / 1e12)),
     ("  recomputed on top", lambda f: f"{f['recompute']:.0%}"),
     ("memory: weights", lambda f: _gib(f, "weights")),
     ("  gradients", lambda f: _gib(f, "gradients")),
     ("  optimiser", lambda f: _gib(f, "optimizer")),
     ("  activations", lambda f: _gib(f, "activations")),
     ("  in all", lambda f: _gib(f, "total") + ("" if f["memory"]["fits"] else " (too much)")),
-    ("samples/s a device", lambda f: f"{f['samples_per_s_per_device']:,.2f}"),
-    ("samples/s", lambda f: f"{f['samples_per_s']:,.1f}"),
+    ("  of the device's", lambda f: f"{f['memory']['device'] / 2**30:,.1f} GiB"),
+    ("samples/s a device", lambda f: _number(f["samples_per_s_per_device"])),
+    ("samples/s", lambda f: _number(f["samples_per_s"])),
     ("samples", lambda f: f"{f['samples']:,}"),
-    ("device-hours", lambda f: f"{f['device_hours']:,.1f}"),
+    ("device-hours", lambda f: _number(f["device_hours"])),
 )

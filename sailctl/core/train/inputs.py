@@ -44,6 +44,14 @@ def make_missing_data(recipe: Recipe, reporter: Reporter) -> None:
             raise UsageError(f"data source {source.name!r}: {what} {source.path}; give --data PATH{_how(source)}")
 
 
+def point_at_samples(raw: dict[str, Any], recipe: Recipe, temporary: Path, samples: int) -> None:
+    """In `raw`, point sources that the recipe would make, and has not, at a small set to be made in `temporary`."""
+    for number, source in enumerate(raw["data"]["sources"]):
+        if source["synth"] is not None and recipe.bootstrap and not list_shards(source["path"]):
+            source["path"] = str(temporary / f"data-{number}")
+            source["synth"]["samples"] = min(source["synth"]["samples"], samples)
+
+
 def _is_ours_to_make(path: str) -> bool:
     """Whether nothing is at a local path yet, or a generated data set that may be incomplete; never a user's data."""
     from sailctl.core.data.synth.shards import MANIFEST

@@ -124,15 +124,16 @@ class Meter:
 
 
 def progress_fields(row: dict[str, Any]) -> dict[str, float | int | str]:
-    """What the progress line shows of a row of metrics: loss, rate, and how well device and data keep up."""
+    """What the progress line shows of a row of metrics, the most important first: loss, rate, how well device and data
+    keep up."""
     perf = row["perf"]
     share = {"gemm": perf["gemm_share"]} if perf["mfu"] is None else {"mfu": perf["mfu"]}
     return {
         "loss": row["loss"],
-        "lr": row["lr"],
-        "tokens_s": round(perf["tokens_per_s"]),
+        "tokens/s": round(perf["tokens_per_s"]),
         **{name: f"{value:.1%}" for name, value in share.items()},
         "wait": f"{perf['data_wait_share']:.0%}",
+        "lr": row["lr"],
     }
 
 

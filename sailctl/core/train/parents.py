@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.errors import UsageError
+from sailctl.core.model.shards import MANIFEST
 from sailctl.core.schema.load import STAGES, load_recipe, recipe_root
 from sailctl.core.schema.recipe import Recipe
-from sailctl.core.train.checkpoint import MANIFEST, Checkpoint, latest
+from sailctl.core.train.checkpoint import Checkpoint, latest
 from sailctl.core.train.rundir import read_run
 
 COMMANDS = {

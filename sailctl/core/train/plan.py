@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sailctl.core.data.loader import check_lanes
 from sailctl.core.device import pick
 from sailctl.core.errors import UsageError
 from sailctl.core.files import list_shards
@@ -17,7 +18,7 @@ from sailctl.core.train.trackers import check_trackers
 
 
 def plan_stage(
-    recipe: Recipe, *, recipe_dir: Path, out: Path, checkpoint: str | None, resume: bool, device: str
+    recipe: Recipe, *, recipe_dir: Path, out: Path, checkpoint: str | None, resume: bool, device: str, ranks: int = 1
 ) -> dict[str, Any]:
     """The plan of `train_stage` with the same arguments, and the same UsageErrors as far as they can be foreseen.
 
@@ -27,6 +28,7 @@ def plan_stage(
     from sailctl.core.model.presets import model_config
 
     place = pick(device)
+    check_lanes(recipe.data.lanes, ranks, recipe.train.global_batch_samples)
     check_trackers(recipe.train.trackers)
     if not resume and not rundir.is_free(out):
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
@@ -44,6 +46,7 @@ def plan_stage(
         "run_dir": str(out),
         "starts_at_step": position.state()["counters"]["steps"] if position else 0,
         "device": place.name(),
+        "ranks": ranks,
         "parent": parent,
         "data": sources,
         "parameters": {
@@ -58,11 +61,14 @@ def describe_plan(plan: dict[str, Any]) -> str:
     """The plan as text for people; the recipe itself comes last."""
     from sailctl.core.schema.load import dump_recipe
 
-    parent, train = plan["parent"], plan["recipe"]["train"]
+    parent, train, data = plan["parent"], plan["recipe"]["train"], plan["recipe"]["data"]
+    backend = f"DeepSpeed ZeRO {train['zero_stage']}" if train["backend"] == "deepspeed" else "plain"
     schedule = f"schedule {train['schedule']}"
     start = "none: starts from the recipe's model" if parent is None else f"{parent['path']} ({parent['state']})"
     lines = [
-        f"run:        {plan['run_dir']}, from step {plan['starts_at_step']}, on {plan['device']}",
+        f"run:        {plan['run_dir']}, from step {plan['starts_at_step']}",
+        f"ranks:      {plan['ranks']} on {plan['device']}, {backend}; {data['lanes']} lanes, packs balanced by "
+        f"{data['balance']}",
         f"parent:     {start}",
         *(
             f"data:       {source['name']}: {source['samples']:,} samples {source['state']} in {source['path']}"

@@ -69,6 +69,7 @@ class TrainRequest:
             "loss_last": result.loss_last,
             "seconds": result.seconds,
             "rejected": result.rejected,
+            "ended_by": result.ended_by,
             "next": next_command(recipe, recipe_dir, out),
         }
 
@@ -85,6 +86,7 @@ class TrainRequest:
             checkpoint=self.checkpoint,
             resume=self.resume,
             device=self.device,
+            ranks=1 if seat is None else seat.size,
         )
 
     def resume_command(self) -> str:
@@ -111,5 +113,5 @@ def describe_result(summary: dict[str, Any]) -> str:
     return (
         f"{summary['steps']:,} steps, {summary['samples']:,} samples, {summary['tokens']:,} tokens in "
         f"{summary['seconds']:,.1f} s; loss {summary['loss_first']:.4f} → {summary['loss_last']:.4f}; "
-        f"{summary['checkpoint']}"
+        f"ended by {summary['ended_by']}; {summary['checkpoint']}"
     )

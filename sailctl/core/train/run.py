@@ -47,6 +47,7 @@ class RunResult:
     loss_last: float
     seconds: float
     rejected: dict[str, int]  # by reason
+    ended_by: str  # the limit that was reached, such as "train.max_steps 100"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,10 @@ def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunRes
             recipe = parents.keep_trunk(recipe, state["recipe"])
         rundir.check_same_recipe(out, state["recipe"], recipe.model_dump(mode="json"))
         counters = Counters(**state["counters"])
-        if Budget.of(recipe.train, state["samples_per_epoch"]).reached(counters):
+        budget = Budget.of(recipe.train, state["samples_per_epoch"])
+        if budget.reached(counters):
             call.reporter.info(f"{out} is done: {counters.steps} steps, {counters.samples} samples; nothing left to do")
-            return world.together(lambda: _result(out, position, counters))[0]
+            return world.together(lambda: _result(out, position, counters, budget))[0]
         world.first(lambda: make_missing_data(recipe, call.reporter))
         return _train(recipe, call, position, None)
 
@@ -135,6 +137,9 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     from sailctl.core.model.weights import save_weights
 
     train, out, reporter, world = recipe.train, call.out, call.reporter, call.world
+    ranks = "1 rank" if world.size == 1 else f"{world.size} ranks"
+    kind = "plain" if train.backend == "plain" else f"DeepSpeed ZeRO {train.zero_stage}"
+    reporter.info(f"{recipe.name} {recipe.stage} in {out}: {ranks} on {world.device.name()}, {kind}")
     world.device.seed(train.seed)  # a fresh projector draws from it
     loaded, _ = world.together(lambda: build_model(recipe, call.recipe_dir, world.device, position, parent))
     loader = world.first_then_all(lambda: build_loader(recipe, loaded, world))  # rank 0 indexes what is new
@@ -171,6 +176,12 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     meter = world.together(lambda: Meter(out, recipe.stage, world, counters, gauge))[0]
     trackers = world.together(lambda: open_trackers(recipe, out, counters.steps) if world.is_first else [])[0]
     unit, total = budget.counted_in(train.global_batch_samples)
+    names = ", ".join(f"{len(source):,} in {source.name}" for source in loader.sources)
+    left = f"; {counters.steps:,} steps are done" if counters.steps else ""
+    reporter.info(
+        f"{recipe.name} {recipe.stage}: samples: {names}; {total:,} {unit}, "
+        f"about {train.global_batch_samples:,} samples a step{left}"
+    )
 
     def report(row: dict[str, Any]) -> None:
         for tracker in trackers:
@@ -218,7 +229,7 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
         meter.close()
         loader.close()
     backend.close()
-    result = world.together(lambda: _result(out, _newest(out), meter.counters))[0]
+    result = world.together(lambda: _result(out, _newest(out), meter.counters, budget))[0]
     if result.rejected:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in result.rejected.items())
         reporter.info(f"{sum(result.rejected.values()):,} samples were rejected ({reasons}): {out / 'rejects.jsonl'}")
@@ -278,7 +289,11 @@ def _add_session(about: dict[str, Any], world: World, steps: int, reporter: Repo
     about.setdefault("sessions", []).append(session | {"ranks": world.size, "threads": torch.get_num_threads()})
     threads = sorted({entry["threads"] for entry in about["sessions"]})
     if len(threads) > 1:
-        reporter.info(f"this run has used {threads} threads: losses agree closely, bit for bit only at equal threads")
+        reporter.info(
+            f"this run has used {' and '.join(map(str, threads))} threads, which add up in different orders: losses "
+            "agree closely, with Muon within percents; "
+            f"OMP_NUM_THREADS={about['sessions'][0]['threads']} keeps them equal"
+        )
 
 
 def _newest(out: Path) -> Checkpoint:
@@ -287,7 +302,7 @@ def _newest(out: Path) -> Checkpoint:
     return newest
 
 
-def _result(out: Path, newest: Checkpoint, counters: Counters) -> RunResult:
+def _result(out: Path, newest: Checkpoint, counters: Counters, budget: Budget) -> RunResult:
     summary = summarise(out)
     return RunResult(
         run_dir=out,
@@ -299,4 +314,5 @@ def _result(out: Path, newest: Checkpoint, counters: Counters) -> RunResult:
         loss_last=summary.loss_last,
         seconds=summary.seconds,
         rejected=count_rejects(out),
+        ended_by=budget.ended_by(counters),
     )

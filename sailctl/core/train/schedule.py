@@ -70,6 +70,15 @@ class Budget:
         """True when nothing is left to do."""
         return self.progress(done) >= 1.0
 
+    def ended_by(self, done: Counters) -> str:
+        """The recipe's limit that the run has reached, or is closest to."""
+        by_steps = done.steps / self.max_steps if self.max_steps else 0.0
+        if self.max_steps and by_steps >= self.progress(done):
+            return f"train.max_steps {self.max_steps:,}"
+        if self.with_rejected:
+            return f"train.epochs, {self.max_samples:,} samples"
+        return f"train.max_samples {self.max_samples:,}"
+
     def counted_in(self, samples_per_step: float) -> tuple[str, int]:
         """What is best counted on the way to the end, and how many of it: ("steps", n) or ("samples", n)."""
         if self.max_samples is None or (self.max_steps and self.max_steps * samples_per_step <= self.max_samples):

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from sailctl.core.device import Device, pick
 from sailctl.core.errors import SampleError, UsageError
-from sailctl.core.files import list_shards, read_jsonl
+from sailctl.core.files import read_jsonl
+from sailctl.core.model.shards import MANIFEST
 from sailctl.core.schema.load import load_recipe, recipe_stages
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import checkpoint as checkpoints
 from sailctl.core.train import parents, proofs
-from sailctl.core.train.inputs import build_loader, build_model, make_missing_data
+from sailctl.core.train.inputs import build_loader, build_model, make_missing_data, point_at_samples
 from sailctl.core.train.proofs import Proof
 from sailctl.core.train.reporter import Quiet, Reporter
 from sailctl.core.train.run import train_stage
@@ -98,10 +99,7 @@ def _shortened(
     batch = max(recipe.data.lanes, min(recipe.train.global_batch_samples, math.ceil(samples / STEPS)))
     raw["train"] |= {"global_batch_samples": batch, "max_steps": STEPS, "max_samples": None}
     raw["train"] |= {"save_every": STEPS // 2, "keep_checkpoints": 2}
-    for number, source in enumerate(raw["data"]["sources"]):
-        if source["synth"] is not None and recipe.bootstrap and not list_shards(source["path"]):
-            source["path"] = str(temporary / f"data-{number}")
-            source["synth"]["samples"] = min(source["synth"]["samples"], samples)
+    point_at_samples(raw, recipe, temporary, samples)
     parent = None
     if checkpoint is not None:
         parent = parents.open_parent(Path(checkpoint))
@@ -193,7 +191,7 @@ def _hashes(out: Path) -> dict[str, str]:
     """Hashes of the newest checkpoint's weights and optimiser state."""
     newest = checkpoints.latest(out)
     assert newest is not None
-    files = json.loads((newest.path / checkpoints.MANIFEST).read_text(encoding="utf-8"))["files"]
+    files = json.loads((newest.path / MANIFEST).read_text(encoding="utf-8"))["files"]
     return {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}
 
 
