@@ -55,11 +55,14 @@ def test_credit_is_earned_trickles_and_ends() -> None:
 def test_usage_counts_money_and_guesses_where_nobody_counts() -> None:
     usage = Usage(2.0, 10.0, None)
     assert tuple(usage.expect(ASK)) == (1100.0, 400)
-    assert usage.note(ASK, Reply("text", "stop", 1000, 50)) == 1050
+    assert usage.note(ASK, Reply("text", "stop", 1000, 50)) == (1000, 50)
     assert usage.cost == pytest.approx(0.0025)
     assert tuple(usage.expect(ASK)) == (1000.0, 50.0)
-    assert usage.note(ASK, Reply("x" * 300, "stop", 0, 0)) == 1200
+    assert usage.note(ASK, Reply("x" * 300, "stop", 0, 0)) == (1100, 100)
     assert (usage.prompt_tokens, usage.completion_tokens) == (2100, 150)
+    cost = usage.cost
+    assert usage.guess(ASK) == (1005, 52)  # of an answer that never came
+    assert usage.prompt_tokens == 2100 and usage.cost - cost == pytest.approx((1005 * 2 + 52 * 10) / 1e6)
 
 
 def test_the_cap_reckons_with_what_is_in_flight() -> None:

@@ -278,7 +278,11 @@ def test_each_server_sees_one_device(
     monkeypatch.setenv(variable, "5,GPU-77aa")  # what a cluster gave us
     environments = [lmdeploy._environment(one) for one in (first, second)]
     assert [one[variable] for one in environments] == ["5", "GPU-77aa"]
+    for name in ("HF_TOKEN", "AWS_SECRET", "MY_KEY"):
+        monkeypatch.setenv(name, "sk-secret")
+    environments += [lmdeploy._environment(CPU, ["MY_KEY"])]
     assert all("OPENAI_API_KEY" not in one and one["PATH"] == os.environ["PATH"] for one in environments)
+    assert "sk-secret" not in environments[-1].values() and lmdeploy._environment(CPU)["MY_KEY"] == "sk-secret"
     argv = lmdeploy._lmdeploy(str(tmp_path), "captioner", first)(str(tmp_path), 1234)
     assert argv == [
         sys.executable, "-m", "lmdeploy", "serve", "api_server", str(tmp_path), "--server-name", "127.0.0.1",

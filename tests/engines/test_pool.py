@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sailctl.core.engines import pool as pool_module
 from sailctl.core.engines.ask import Answer, Ask, Failed, Outcome
 from sailctl.core.engines.pool import HttpPool, PoolOptions, PoolStopped
 from sailctl.core.errors import UsageError
@@ -289,6 +290,14 @@ def test_when_all_endpoints_are_dead_the_pool_stops_and_what_was_answered_is_kep
     assert 20 <= len(seen) <= 30 and all(isinstance(outcome, Answer) for outcome in seen)
 
 
+def test_where_nobody_was_ever_reached_it_stops_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "UNREACHED_PATIENCE_S", 0.2)
+    wrong = ["http://127.0.0.1:9", "http://nowhere.invalid:1"]
+    with pytest.raises(PoolStopped, match=r"cannot connect to 127.0.0.1:9: Connection refused") as stopped:
+        answer_all(wrong, 5)
+    assert "cannot connect to nowhere.invalid:1: " in str(stopped.value) and "ssl" not in str(stopped.value)
+
+
 def test_a_restart_of_the_only_endpoint_is_outlived() -> None:
     async def run(stub: Stub) -> list[Outcome]:
         pool = HttpPool([stub.url], "stub", options=PoolOptions(in_flight=8))
@@ -331,8 +340,9 @@ def test_laggards_are_hedged_elsewhere_and_hung_up_on() -> None:
 
 def test_without_hedges_a_hung_request_runs_into_its_timeout() -> None:
     with shared(fail_first={"hang": 1}) as stub:
-        outcomes, snapshot = answer_all([stub.url], 2, timeout_s=0.5, hedge=False)
+        outcomes, snapshot = answer_all([stub.url], 2, timeout_s=0.5, hedge=False, price_in=1e6)
     assert not check_answers(outcomes)
+    assert snapshot.prompt_tokens == 2000 and snapshot.cost > 3000, "the two that never came may be on the bill"
     assert snapshot.endpoints[stub.url].errors == {"timeout": 2} and snapshot.hedges == 0
 
 

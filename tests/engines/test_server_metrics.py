@@ -62,13 +62,21 @@ def test_the_limit_is_judged(load: Load | None, in_flight: int, starved: bool, b
     assert judge(load, in_flight, starved=starved, busy=busy) == limit
 
 
+def test_what_holds_questions_back_is_named_where_nothing_else_is_slow() -> None:
+    full, rate = "--in-flight", "--requests-per-minute"
+    for load, limit in ((None, full), (Load(95, 0), full), (Load(64, 30), "server GPU")):
+        assert judge(load, 100, starved=False, busy=0.2, held_back=full) == limit
+    assert judge(Load(64, 30), 100, starved=False, busy=0.95, held_back=full) == "client"
+    assert judge(Load(1, 0), 1, starved=True, busy=0.2, held_back=rate) == rate
+
+
 @pytest.mark.parametrize(
     ("metrics", "limit"),
     [
         ("vllm:num_requests_running 4\nvllm:num_requests_waiting 12\n", "server GPU"),
         ("lmdeploy:num_requests_running 2\nlmdeploy:num_requests_waiting 0\n", "server preprocessing"),
-        ("vllm:num_requests_running 16\nvllm:num_requests_waiting 0\n", "client"),
-        ("", "unknown"),  # a 404
+        ("vllm:num_requests_running 16\nvllm:num_requests_waiting 0\n", "--in-flight"),
+        ("", "--in-flight"),  # a 404
     ],
 )
 def test_a_pool_looks_at_its_servers(metrics: str, limit: str) -> None:

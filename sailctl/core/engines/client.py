@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -214,7 +215,12 @@ class Client:
         if isinstance(error, aiohttp.ClientResponseError):  # its text ends with the address, which may hold a key
             return Fault("bad_json", f"no HTTP: {self._shorten(error.message)}")
         words = self._shorten(str(error) or type(error).__name__)
-        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        if isinstance(error, aiohttp.ClientConnectorError):  # its own text tells of TLS where there is none
+            failed = error.os_error
+            code = failed.errno or 0  # those of name servers are below 0
+            reason = os.strerror(code) if code > 0 else failed.strerror or str(failed)
+            return Fault("connect", self._shorten(f"cannot connect to {error.host}:{error.port}: {reason}"))
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
             return Fault("connect", words)
         if isinstance(error, TimeoutError):
             return Fault("timeout", f"no answer within {self._timeout_s:g} s")

@@ -164,7 +164,8 @@ class Dispatch:
         seconds = now - attempt.began
         del self.tries[attempt]
         job.tries.remove(attempt)
-        pool.settle(job.ask, attempt.tokens, reply or (fault and fault.reply) or None)
+        answer_or_none = reply or (fault and fault.reply) or None
+        pool.settle(job.ask, attempt.tokens, answer_or_none, unheard=fault is not None and fault.unheard)
         if fault is not None:
             endpoint.failed(now, seconds, fault)
             self._failed(job, endpoint, fault, now)
@@ -223,6 +224,7 @@ class Dispatch:
         attempt.job.tries.remove(attempt)
         attempt.task.cancel()
         attempt.endpoint.abandoned(now, now - attempt.began)
+        self.pool.settle(attempt.job.ask, attempt.tokens, None, unheard=True)
 
     # --- keeping time --------------------------------------------------------------------------------------------
 

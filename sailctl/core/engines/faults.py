@@ -13,6 +13,9 @@ QUESTION = frozenset({"status_4xx", "filtered"})
 # Kinds that other sampling may mend.
 SAMPLING = frozenset({"empty", "looping", "cut"})
 
+# Kinds after which an answer may have been made, and may be on the bill, though nobody heard it.
+UNHEARD = frozenset({"timeout", "bad_json", "too_large"})
+
 OVERLOADED = frozenset({429, 503, 529})
 # Refused whatever the question: a wrong key, no money, a wrong address or model, a detour we do not take.
 DENIED = frozenset({401, 402, 403, 404, 405, 407})
@@ -50,6 +53,11 @@ class Fault(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.reply = reply
+
+    @property
+    def unheard(self) -> bool:
+        """Whether an answer may have been made, and may be on the bill, that never came."""
+        return self.reply is None and self.kind in UNHEARD and self.status in (0, 200)
 
     @property
     def overload(self) -> float:

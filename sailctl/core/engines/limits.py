@@ -67,13 +67,15 @@ class Usage:
                 "least one price must be above 0"
             )
         self.price_in, self.price_out, self.max_cost = price_in, price_out, max_cost
-        self.prompt_tokens = self.completion_tokens = 0
+        self.prompt_tokens = self.completion_tokens = 0  # as servers reported them
+        self._unreported = [0.0, 0.0]  # of answers that never came, estimated
         self._mean: list[float] | None = None  # prompt and completion tokens of a request, of late
 
     @property
     def cost(self) -> float:
-        """Money used."""
-        return self.price(self.prompt_tokens, self.completion_tokens)
+        """Money used, for answers that never came, too."""
+        prompt, completion = self._unreported
+        return self.price(self.prompt_tokens + prompt, self.completion_tokens + completion)
 
     def price(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Money for tokens."""
@@ -85,8 +87,8 @@ class Usage:
             return self._mean
         return _guess(ask), ask.max_tokens
 
-    def note(self, ask: Ask, reply: Reply) -> int:
-        """Count an answer's tokens, usable or not: they are paid for. Returns their number.
+    def note(self, ask: Ask, reply: Reply) -> tuple[int, int]:
+        """Count an answer's tokens, usable or not: they are paid for. Returns those of prompt and completion.
 
         Where a server counts none they are guessed from the texts, so that a cap holds there too.
         """
@@ -101,7 +103,14 @@ class Usage:
         else:
             self._mean[0] += 0.05 * (prompt - self._mean[0])
             self._mean[1] += 0.05 * (completion - self._mean[1])
-        return prompt + completion
+        return prompt, completion
+
+    def guess(self, ask: Ask) -> tuple[int, int]:
+        """Count what an answer that never came, but may have been made, is likely to have used; returns it."""
+        prompt, completion = (round(count) for count in self.expect(ask))
+        self._unreported[0] += prompt
+        self._unreported[1] += completion
+        return prompt, completion
 
     def affords(self, ask: Ask, in_flight: int) -> bool:
         """Whether another request keeps to the cap when it and those in flight cost what they are likely to.

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ STEADY_S = 600.0  # one that served so long has mended: its earlier deaths are f
 LONGEST_BACKOFF_S = 60.0
 FIRST_TRIES = 2  # starts of a server that has never answered: the second because its port may have been taken
 TAIL_BYTES = 4096
+SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_SECRET")
 
 
 class LmdeployServers:
@@ -48,7 +49,8 @@ class LmdeployServers:
     A server that dies is started again on its port after 1, 2, 4 … seconds, up to `restarts` times in a row; then it is
     given up, and `say` is told, as of every restart. Leaving the context ends all. Their output goes to `server-N.log`
     in `logs`, or in a temporary folder that is kept where something went wrong. `argv` starts another server than
-    LMDeploy's, on the port it is given; `devices` chooses among several. API keys of the environment are not passed on.
+    LMDeploy's, on the port it is given; `devices` chooses among several. What the environment holds under the name of a
+    key, token or secret, or one of `secrets`, is not passed on.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class LmdeployServers:
         restarts: int = 5,
         backoff_s: float = 1.0,
         say: Callable[[str], None] = lambda line: None,
+        secrets: Sequence[str] = (),
     ) -> None:
         from sailctl.core.device import pick
 
@@ -73,7 +76,7 @@ class LmdeployServers:
         self._argv = argv or _lmdeploy(self.path, self.model, places[0])
         self._logs = logs
         self._ready_s, self._restarts, self._backoff_s, self._say = ready_s, restarts, backoff_s, say
-        self._places = places
+        self._places, self._secrets = places, frozenset(secrets)
         self._stop = threading.Event()
         self._servers: list[_Server] = []
 
@@ -95,7 +98,7 @@ class LmdeployServers:
         self._folder = folder
         self._stop.clear()
         self._servers = [
-            _Server(self, number, folder / f"server-{number}.log", _environment(place))
+            _Server(self, number, folder / f"server-{number}.log", _environment(place, self._secrets))
             for number, place in enumerate(self._places)
         ]
         try:
@@ -248,9 +251,11 @@ def _all_of(place: Device) -> list[Device]:
     return [type(place)(place.kind, torch.device(place.torch.type, index)) for index in range(place.visible()[1])]
 
 
-def _environment(place: Device) -> dict[str, str]:
+def _environment(place: Device, secrets: Collection[str] = ()) -> dict[str, str]:
     """What a server inherits: one device to see, and no keys, which it has no use for."""
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in secrets and not name.endswith(SECRET_ENDINGS)
+    }
     variable, _ = place.visible()
     if variable:
         index = place.torch.index or 0

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from sailctl.core.engines.ask import Answer, Ask, Outcome
 from sailctl.core.engines.client import Client
@@ -26,8 +27,22 @@ HEDGE_AFTER = 1.5  # times the slowest of twenty answers …
 HEDGE_AFTER_ALONE = 3.0  # … where there is one endpoint, and only an accident could be mended
 HEDGE_SAMPLES, HEDGE_MIN = 512, 40
 PATIENCE_S = 120.0
-FIRST_PATIENCE_S = 20.0  # the same before the first answer: more likely a wrong address than a server in trouble
+FIRST_PATIENCE_S = 20.0  # the same before the first answer: more likely a wrong address than a server in trouble …
+UNREACHED_PATIENCE_S = 5.0  # … and where none of them can be reached at all
 SPARE_FILES = 256
+FULL = 0.95  # of the slots: some are always between two questions
+
+
+class OnUsage(Protocol):
+    """Hears what every request used when it ends: tokens as a server `reported` them, or as they are estimated."""
+
+    def __call__(self, prompt: int, completion: int, *, reported: bool) -> None:
+        """Note it."""
+        ...
+
+
+def _ignore(prompt: int, completion: int, *, reported: bool) -> None:
+    pass
 
 
 class PoolStopped(SailctlError):
@@ -67,7 +82,7 @@ class PoolSnapshot:
     completion_tokens: int
     cost: float
     endpoints: dict[str, EndpointSnapshot]
-    limit_by: str  # client | server preprocessing | server GPU | unknown
+    limit_by: str  # client | server preprocessing | server GPU | one of the options below | unknown
 
 
 class HttpPool:
@@ -112,6 +127,7 @@ class HttpPool:
         self._requests, self._tokens = (
             None if (rate := getattr(options, name)) is None else Bucket(rate, now, name=name) for name in rates
         )
+        self.on_usage: OnUsage = _ignore
         self.num_requests = self.num_retries = self.num_hedges = 0
         self._answered = self._given_up = 0
         self._seconds: deque[float] = deque(maxlen=HEDGE_SAMPLES)
@@ -191,6 +207,16 @@ class HttpPool:
         """Whether the last question has been drawn."""
         return self._run is None or self._run.asks_exhausted
 
+    @property
+    def held_back(self) -> str:
+        """The option that keeps questions from being sent, as the command line calls it; empty where none does."""
+        now = time.monotonic()
+        if self._requests is not None and not self._requests.ready(now):
+            return "--requests-per-minute"
+        if self._tokens is not None and not self._tokens.ready(now):
+            return "--tokens-per-minute"
+        return "--in-flight" if self.in_flight >= FULL * self.options.in_flight else ""
+
     def may_send(self, now: float, in_flight: int) -> bool:
         """Whether slots and rates allow another request."""
         return (
@@ -211,14 +237,20 @@ class HttpPool:
         self._tokens.take(expected)
         return expected
 
-    def settle(self, ask: Ask, trusted: float, reply: Reply | None) -> None:
-        """Count what a request used; one that was answered at all earns retries for others."""
-        used = 0
+    def settle(self, ask: Ask, trusted: float, reply: Reply | None, *, unheard: bool) -> None:
+        """Count what a request used; one that was answered at all earns retries for others.
+
+        Of an answer that went `unheard` it is estimated.
+        """
+        used = (0, 0)
         if reply is not None:
             used = self.usage.note(ask, reply)
             self.retries.earn(RETRIES_EARNED)
+        elif unheard:
+            used = self.usage.guess(ask)
         if self._tokens is not None:
-            self._tokens.take(used - trusted)
+            self._tokens.take(sum(used) - trusted)
+        self.on_usage(*used, reported=not unheard)
 
     def answered(self, seconds: float) -> None:
         """A usable answer took so long."""
@@ -246,10 +278,13 @@ class HttpPool:
             self._alive_at = now
             return None
         denied = all(endpoint.breaker.denied for endpoint in broken)
-        patience_s = self.options.patience_s if self._answered else min(self.options.patience_s, FIRST_PATIENCE_S)
+        first_s = FIRST_PATIENCE_S
+        if all(endpoint.errors.keys() == {"connect"} for endpoint in broken):
+            first_s = UNREACHED_PATIENCE_S
+        patience_s = self.options.patience_s if self._answered else min(self.options.patience_s, first_s)
         if not denied and now - self._alive_at < patience_s:
             return None
-        reasons = "; ".join(f"{endpoint.name}: {endpoint.breaker.reason}" for endpoint in broken)
+        reasons = "; ".join(f"{endpoint.name}: {endpoint.breaker.reason.rstrip(' :')}" for endpoint in broken)
         remedy = "check addresses, model and key" if denied else "see to the servers"
         since = "" if denied else f" for {now - self._alive_at:.0f} s"
         return PoolStopped(f"no endpoint in order{since}: {reasons}; {remedy} and start again, what is done is kept")

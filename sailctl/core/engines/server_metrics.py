@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sailctl.core.engines.pool import HttpPool
 
-FIRST_S, EVERY_S = 1.0, 5.0
+FIRST_S, EVERY_S = 0.5, 5.0  # the time between two looks doubles from the one to the other
 BUSY = 0.9  # of a core, used by this process's event loop: the client can do no more
 QUEUED = 0.05  # of the batch
 PREPARING = 0.25  # of what is in flight there
@@ -62,17 +62,22 @@ def read_load(text: str) -> Load | None:
     return Load(running, waiting) if found else None
 
 
-def judge(load: Load | None, in_flight: int, *, starved: bool, busy: float) -> str:
-    """The limit at one moment, as one server shows it; `busy` is the share of a core the client's loop uses."""
+def judge(load: Load | None, in_flight: int, *, starved: bool, busy: float, held_back: str = "") -> str:
+    """The limit at one moment, as one server shows it; `busy` is the share of a core the client's loop uses.
+
+    `held_back` is the option that keeps more from being sent: a rate always counts, full slots where nothing is slow.
+    """
+    if held_back.endswith("-per-minute"):
+        return held_back
     if starved or busy > BUSY:
         return "client"
     if load is None or not in_flight:
-        return "unknown"
+        return held_back or "unknown"
     if load.waiting > max(1.0, QUEUED * load.running):
         return "server GPU"
     if in_flight - load.running - load.waiting > max(1.0, PREPARING * in_flight):
         return "server preprocessing"
-    return "client"  # everything sent is being computed: more could be
+    return held_back or "client"  # everything sent is being computed: more could be
 
 
 class Watch:
@@ -91,10 +96,11 @@ class Watch:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        await asyncio.sleep(min(FIRST_S, self._every_s))
+        pause_s = min(FIRST_S, self._every_s)
         at, used = time.monotonic(), time.thread_time()
         while True:
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._every_s)
             then, before = at, used
             at, used = time.monotonic(), time.thread_time()
             if not self._pool.draining:  # a pool that runs empty is limited by nobody
@@ -102,7 +108,7 @@ class Watch:
 
     async def look(self, busy: float) -> None:
         """One look at all servers."""
-        starved = self._pool.starved
+        starved, held_back = self._pool.starved, self._pool.held_back
         votes: Counter[str] = Counter()
         for endpoint in self._pool.endpoints:
             load = None
@@ -110,7 +116,7 @@ class Watch:
                 text = await endpoint.client.metrics()
                 load = None if text is None else read_load(text)
                 self._misses[endpoint.name] = self._misses[endpoint.name] + 1 if load is None else 0
-            votes[judge(load, endpoint.in_flight, starved=starved, busy=busy)] += 1
+            votes[judge(load, endpoint.in_flight, starved=starved, busy=busy, held_back=held_back)] += 1
         for name in self._votes:
             self._votes[name] *= FORGET  # type: ignore[assignment]
         self._votes[votes.most_common(1)[0][0]] += 1
