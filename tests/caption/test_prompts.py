@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sailctl.core.caption.prompts import LANGUAGES, MAX_ALT_CHARACTERS, TASKS, Prompt, load_prompts, prompts_digest
+from sailctl.core.caption.prompts import LANGUAGES, MAX_ALT_CHARACTERS, TASKS, Prompt, load_prompts, prompt_digest
 from sailctl.core.errors import UsageError
 
 
@@ -29,7 +29,8 @@ def test_a_folder_replaces_those_it_has(tmp_path: Path) -> None:
     assert own == Prompt("ocr", "Read it.\n\nIt was called {alt_text}.", "Read it.")
     assert own.render("x {caption} {alt_text}")[0] == "Read it.\n\nIt was called x {caption} {alt_text}."
     assert ours == load_prompts(("qa",), "en", None)[0]
-    assert prompts_digest((own, ours)) != prompts_digest(load_prompts(("ocr", "qa"), "en", None))
+    assert prompt_digest(own) != prompt_digest(load_prompts(("ocr",), "en", None)[0])
+    assert own.where == str(tmp_path / "ocr.en.txt")
 
 
 def test_text_from_data_is_cut_and_shows_no_picture() -> None:

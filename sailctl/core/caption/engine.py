@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sailctl.core.engines.ask import Engine
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import SailctlError
 
 KINDS = ("openai", "local", "lmdeploy")
+CAP_REACHED = "spending cap reached"  # how a worker's error begins, as the pool's
 MAX_BATCH = 32  # questions a local model answers at once
 
 
@@ -48,14 +49,11 @@ def open_local(choice: EngineChoice) -> Engine:
 def open_pool(choice: EngineChoice, *, processes: int, workers: int, spent: tuple[int, int]) -> Engine:
     """The endpoints for one of `workers` workers, of which `processes` are this command's.
 
-    `spent` are the tokens this worker's part has cost so far. Raises UsageError where nothing may be spent any more.
+    `spent` are the tokens that count against this worker's share of the cap. Raises SailctlError where that is spent.
     """
     left = None if choice.max_cost is None else choice.max_cost / workers - choice.cost(*spent)
     if left is not None and left <= 0:
-        raise UsageError(
-            f"--max-cost {choice.max_cost:g}: its part for this worker, {(choice.max_cost or 0) / workers:g}, is spent "
-            f"({choice.cost(*spent):.4f}); raise it to go on"
-        )
+        raise SailctlError(CAP_REACHED)
     from sailctl.core.engines.pool import HttpPool, PoolOptions
     from sailctl.core.engines.secret import Secret
 

@@ -13,10 +13,12 @@ from PIL import Image
 
 from sailctl.core import images
 from sailctl.core.caption import sidecar
-from sailctl.core.caption.job import DataShard, Job, Unit, cut, unit_name
-from sailctl.core.caption.ledger import Ledger
+from sailctl.core.caption.job import QUARANTINE, Job, Unit, cut, unit_name
+from sailctl.core.caption.ledger import Ledger, is_of
+from sailctl.core.caption.shards import DataShard
 from sailctl.core.data.sources import Source
 from sailctl.core.errors import DataError, SampleError
+from sailctl.core.files import read_jsonl
 from sailctl.core.journal import Busy
 from sailctl.core.records import Sample
 
@@ -36,9 +38,10 @@ class Batch:
 class Feed:
     """Batches of one of several workers; `next` is called in one thread, numbers may be looked at from another."""
 
-    def __init__(self, job: Job, worker: int = 0, workers: int = 1, *, retry: bool = False) -> None:
+    def __init__(self, job: Job, worker: int = 0, workers: int = 1, *, retry: bool = False, only: str = "") -> None:
         self.job = job
         self.retry = retry
+        self.only = only  # id or key of the one sample whose quarantined questions are asked, and nothing else
         self.busy: list[str] = []  # units that another process holds
         self.broken: list[str] = []  # why shards could not be read
         self.remarks: list[str] = []
@@ -87,7 +90,7 @@ class Feed:
         if self._sealed(unit.name):
             return
         try:
-            ledger = Ledger.open(self.job, unit, source.fingerprint(), retry=self.retry)
+            ledger = Ledger.open(self.job, unit, source.fingerprint(), retry=self.retry, only=self.only)
         except Busy:
             self.busy.append(unit.name)
             return
@@ -95,7 +98,9 @@ class Feed:
             self.sealed_rows += unit.stop - unit.start
             return
         if ledger.journal.damaged:
-            self.remarks.append(f"{ledger.journal.path}: {ledger.journal.damaged} damaged lines; asked again")
+            self._remark(f"{ledger.journal.path}: {ledger.journal.damaged} damaged lines; asked again")
+        if ledger.changed:
+            self._remark(ledger.changed)
         rows = ledger.rows_to_read()
         yield Batch(ledger, [])
         for start in range(0, len(rows), BATCH):
@@ -114,7 +119,7 @@ class Feed:
         first = sidecar.read_manifest(out, unit_name(shard.name, 0, 1))
         first = first or sidecar.read_manifest(out, unit_name(shard.name, part, 2))
         if first is None:
-            return False
+            return bool(self.only)
         names = [unit_name(shard.name, number, first["parts"]) for number in range(part, first["parts"], every)]
         before = self.sealed_rows
         if all(self._sealed(name) for name in names):
@@ -126,14 +131,24 @@ class Feed:
 
     def _sealed(self, name: str) -> bool:
         manifest = sidecar.read_manifest(self.job.out, name)
+        if self.only and not (manifest and self._has_quarantined(name)):
+            return True
         if manifest is None or (self.retry and manifest["reasons"]["quarantined"]):
             return False
         if damaged := sidecar.damaged_files(self.job.out, manifest):
             found = ", ".join(f"{self.job.out / path}: {how}" for path, how in damaged.items())
-            self.remarks.append(f"sealed captions are damaged and made again ({found})")
+            self._remark(f"sealed captions are gone or damaged, and made again ({found})")
             return False
         self.sealed_rows += manifest["rows"][1] - manifest["rows"][0]
         return True
+
+    def _has_quarantined(self, name: str) -> bool:
+        path = self.job.out / QUARANTINE / f"{name}.jsonl"
+        return path.is_file() and any(is_of(row, self.only) for row in read_jsonl(path))
+
+    def _remark(self, line: str) -> None:
+        if line not in self.remarks:
+            self.remarks.append(line)
 
     def _is_bearable(self, message: str) -> bool:
         self.broken.append(message)

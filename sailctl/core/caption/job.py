@@ -6,28 +6,23 @@ is refused. Where work stands is told by manifests and journals, never by this f
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.caption.prompts import Prompt, prompts_digest
-from sailctl.core.data.sources import Source, find_shards, make_source
-from sailctl.core.errors import DataError, UsageError
-from sailctl.core.files import base_name, file_stamp, storage_errors, write_json
+from sailctl.core.caption.prompts import Prompt, prompt_digest
+from sailctl.core.caption.shards import DataShard, check_sealed, named, news, read_known, write_known
+from sailctl.core.caption.sidecar import MANIFESTS as MANIFESTS  # of the folder's layout, as those below
+from sailctl.core.errors import StorageError, UsageError
+from sailctl.core.files import storage_errors, write_json
 from sailctl.core.journal import by_turns
-from sailctl.core.schema.data import SourceConfig
 
 JOB_FILE = "caption.json"
 LOCK = ".lock"
 JOURNALS = "journals"
-MANIFESTS = "manifests"
 QUARANTINE = "quarantine"
 REJECTS = "rejects"
 FORMAT = "sailctl-caption-1"
@@ -41,23 +36,6 @@ class Parameters:
     max_tokens: int = 1024
     temperature: float = 0.0
     max_image_side: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DataShard:
-    """One file of samples; `name` is what its files in the job's folder are called."""
-
-    path: str
-    source: str
-    kind: str
-    image_root: str | None
-    name: str
-    num_bytes: int
-
-    def open(self) -> Source:
-        """Its samples, pictures without text among them. Raises DataError when it cannot be read."""
-        config = SourceConfig(name=self.source, path=self.path, image_root=self.image_root)
-        return make_source(config, [self.path], self.kind, textless=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +56,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A captioning job; travels to workers. `replay` is the command line that asks what was quarantined once more."""
+    """A captioning job; travels to workers. `replay` is the command line that asks what was quarantined once more,
+    `news` what `claim` found to be other than in earlier runs."""
 
     out: Path
     shards: tuple[DataShard, ...]
@@ -87,6 +66,7 @@ class Job:
     model: str
     parameters: Parameters
     replay: str = ""
+    news: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -99,28 +79,36 @@ class Job:
 
     def pinned(self) -> dict[str, Any]:
         """What decides the answers, as JSON."""
-        told = repr([(shard.name, shard.num_bytes) for shard in self.shards]).encode()
         return {
             "format": FORMAT,
-            "data": {"shards": len(self.shards), "fingerprint": hashlib.blake2b(told, digest_size=16).hexdigest()},
             "tasks": list(self.tasks),
             "lang": self.lang,
-            "prompts": prompts_digest(self.prompts),
+            "prompts": {prompt.task: prompt_digest(prompt) for prompt in self.prompts},
             "model": self.model,
             "parameters": asdict(self.parameters),
             "part_rows": PART_ROWS,
         }  # fmt: skip
 
-    def claim(self) -> None:
-        """Make the folder this job's. Raises UsageError, naming key and both values, where it is another one's."""
+    def claim(self) -> Job:
+        """Make the folder this job's, or go on in it; returns the job with the names its shards have there.
+
+        Raises UsageError, naming key and both values, where the folder is another job's.
+        """
         self.check()
-        with storage_errors(self.out):
+        try:
             self.out.mkdir(parents=True, exist_ok=True)
-            with by_turns(self.out / LOCK):
-                if (self.out / JOB_FILE).is_file():
-                    self.check()
-                else:
-                    write_json(self.out / JOB_FILE, self.pinned())
+        except OSError as error:
+            raise StorageError(f"--out {self.out} cannot be made: {error.strerror}; choose another --out") from error
+        with storage_errors(self.out), by_turns(self.out / LOCK):
+            if (self.out / JOB_FILE).is_file():
+                self.check()
+            else:
+                write_json(self.out / JOB_FILE, self.pinned())
+            known = read_known(self.out)
+            shards = named(self.shards, known)
+            claimed = replace(self, shards=shards, news=news(shards, known))
+            write_known(self.out, known, shards)
+        return claimed
 
     def check(self) -> None:
         """Refuse what `claim` would refuse; nothing is written."""
@@ -138,10 +126,20 @@ class Job:
         wanted = _flat(self.pinned())
         for key in [*wanted, *(key for key in found if key not in wanted)]:
             if found.get(key) != wanted.get(key):
-                raise UsageError(
-                    f"{path}: {key} is {found.get(key)!r}, asked for {wanted.get(key)!r}; go on with the old value, or "
-                    "give another --out"
-                )
+                raise UsageError(self._other(path, key, found.get(key), wanted.get(key)))
+        known = read_known(self.out)
+        news(self.shards, known)
+        check_sealed(self.out, self.shards, known)
+
+    def _other(self, path: Path, key: str, found: Any, wanted: Any) -> str:
+        """Why a folder is another job's."""
+        prompt = next((prompt for prompt in self.prompts if key == f"prompts.{prompt.task}"), None)
+        if prompt is not None and found is not None:
+            return (
+                f"the prompt of {prompt.task} ({prompt.where}) is not what the captions in {self.out} were begun with; "
+                "put it back, or give another --out"
+            )
+        return f"{path}: {key} is {found!r}, asked for {wanted!r}; go on with the old value, or give another --out"
 
     def units(self, worker: int, workers: int) -> Iterator[tuple[DataShard, tuple[int, int]]]:
         """The data shards of one of several workers, each with which of its parts are his: number % n == i."""
@@ -163,45 +161,6 @@ def cut(shard: DataShard, rows: int) -> list[Unit]:
     parts = max(1, round(rows / PART_ROWS))
     bounds = [rows * part // parts for part in range(parts + 1)]
     return [Unit(shard, part, parts, bounds[part], bounds[part + 1]) for part in range(parts)]
-
-
-def find_data(data: Sequence[str], image_root: str | None) -> tuple[DataShard, ...]:
-    """All shards of the paths given, sized but not read. Raises UsageError, DataError for a shard that is gone."""
-    found: list[tuple[str, str, str]] = []
-    for path in data:
-        config = SourceConfig(name=base_name(str(path).rstrip("/")) or "data", path=path, image_root=image_root)
-        shards, kind = find_shards(config)
-        found += [(shard, config.name, kind) for shard in shards]
-    seen = Counter(shard for shard, _, _ in found)
-    if twice := [shard for shard, count in seen.items() if count > 1]:
-        raise UsageError(f"--data: {twice[0]} is given twice")
-    with ThreadPoolExecutor(16) as pool:  # of remote stores, each size is a request
-        sizes = list(pool.map(_size, [shard for shard, _, _ in found]))
-    names = _names([shard for shard, _, _ in found])
-    return tuple(
-        DataShard(shard, source, kind, image_root, name, size)
-        for (shard, source, kind), name, size in zip(found, names, sizes, strict=True)
-    )
-
-
-def _size(shard: str) -> int:
-    try:
-        return file_stamp(shard)[0]
-    except OSError as error:
-        raise DataError(f"shard {shard} cannot be read: {error.strerror or error}") from error
-
-
-def _names(shards: Sequence[str]) -> list[str]:
-    """A name for each shard: its file's without the ending; where folders hold equal ones, they get numbers."""
-    stems = [re.sub(r"[^\w.-]+", "-", os.path.splitext(base_name(shard))[0])[:160] or "data" for shard in shards]
-    counts, taken, names = Counter(stems), set(stems), []
-    for stem in stems:
-        name, number = stem, 1
-        while counts[stem] > 1 and name in taken:
-            name, number = f"{stem}-{number}", number + 1
-        taken.add(name)
-        names.append(name)
-    return names
 
 
 def _is_leftover(out: Path) -> bool:

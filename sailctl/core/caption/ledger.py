@@ -13,7 +13,7 @@ from typing import Any
 
 from sailctl.core.caption import sidecar
 from sailctl.core.caption.job import JOURNALS, QUARANTINE, Job, Unit
-from sailctl.core.errors import DataError, SampleError
+from sailctl.core.errors import SampleError
 from sailctl.core.files import atomic_write, base_name, fsync_dir, read_jsonl, storage_errors
 from sailctl.core.journal import Journal
 from sailctl.core.records import Turn
@@ -31,15 +31,17 @@ class Ledger:
         self.digest = digest
         self.journal = journal
         self.resumed = len(journal) > 0  # somebody worked on it before, and may have been killed at any instant
+        self.changed = ""  # how its data shard is another than when it was begun
         self.unread = 0  # rows not yet noted in this session
         self.waiting: set[str] = set()  # questions put and not yet answered
 
     @classmethod
-    def open(cls, job: Job, unit: Unit, digest: str, *, retry: bool) -> Ledger | None:
+    def open(cls, job: Job, unit: Unit, digest: str, *, retry: bool, only: str = "") -> Ledger | None:
         """Take up a unit where it stands; None when it is sealed and whole. `digest` stands for its shard's content.
 
-        With `retry` what was quarantined counts as not yet asked. A sealed file that was damaged since is made again:
-        what the others hold is kept. Raises Busy, DataError for a shard that has changed, StorageError.
+        With `retry` what was quarantined counts as not yet asked, or that of the sample `only`. A sealed file that was
+        damaged since is made again: what the others hold is kept. Of a shard that has changed before it was sealed the
+        rows are read anew, and answers to samples that are still there are kept. Raises Busy, StorageError.
         """
         path = job.out / JOURNALS / f"{unit.name}.jsonl"
         with storage_errors(path):
@@ -53,8 +55,8 @@ class Ledger:
                 if not damaged and not (retry and manifest["reasons"]["quarantined"]):
                     journal.remove()
                     return None
-                ledger._unseal(manifest, damaged, retry)
-            ledger._begin(retry)
+                ledger._unseal(manifest, damaged, retry, only)
+            ledger._begin(retry and not only)
         except BaseException:
             journal.close()
             raise
@@ -67,13 +69,11 @@ class Ledger:
             self._note(HEADER, mine)
         found = self.journal.read(HEADER)
         if found != mine:
-            changed = ", ".join(
-                f"{key} {found.get(key)} then, {mine[key]} now" for key in mine if found.get(key) != mine[key]
-            )
-            raise DataError(
-                f"shard {unit.shard.path} has changed since its captions were begun ({changed}); put back what it was, "
-                f"or remove {self.journal.path}"
-            )
+            self.changed = f"{unit.shard.path} has changed since its captions were begun; its samples are read anew"
+            for key in self.journal.keys():  # noqa: SIM118 - a journal is no dict
+                if key != HEADER and key[0] == "r":
+                    self._note(key, {})
+            self._note(HEADER, mine)  # the last: killed before it, this is done again
         if retry:
             for key in self.journal.keys():  # noqa: SIM118 - a journal is no dict
                 if key != HEADER and key[0] != "r" and "reason" in self.journal.read(key):
@@ -81,7 +81,7 @@ class Ledger:
                     if f"t{key}" in self.journal:
                         self.journal.forget(f"t{key}")
 
-    def _unseal(self, manifest: dict[str, Any], damaged: dict[str, str], retry: bool) -> None:
+    def _unseal(self, manifest: dict[str, Any], damaged: dict[str, str], retry: bool, only: str) -> None:
         """Put what a sealed unit holds back into the journal; its rows are read anew."""
         out, kept = (
             self.job.out,
@@ -93,11 +93,12 @@ class Ledger:
                     if row["question"] not in self.journal:
                         self._note(row["question"], {"task": task, "attempts": 0, **{key: row[key] for key in kept}})
         given_up = f"{QUARANTINE}/{self.unit.name}.jsonl"
-        if not retry and given_up in manifest["files"] and given_up not in damaged:
+        if given_up in manifest["files"] and given_up not in damaged:
             for row in read_jsonl(out / given_up):
-                self._note(
-                    row["question"], {key: row[key] for key in ("task", "reason", "detail", "attempts", "images")}
-                )
+                if not (retry and (not only or is_of(row, only))):
+                    self._note(
+                        row["question"], {key: row[key] for key in ("task", "reason", "detail", "attempts", "images")}
+                    )
         self._begin(retry=False)
         self.sync()
         with storage_errors(self.journal.path):
@@ -110,8 +111,8 @@ class Ledger:
         rows = []
         for row in range(self.unit.start, self.unit.stop):
             if f"r{row}" in self.journal:
-                asked = self.journal.read(f"r{row}").get("asks", {})
-                if all(name in self.journal for name in asked.values()):
+                read = self.journal.read(f"r{row}")  # empty where the shard has changed since
+                if read and all(name in self.journal for name in read["asks"].values()):
                     continue
             rows.append(row)
         self.unread = len(rows)
@@ -187,6 +188,11 @@ class Ledger:
     def pictures(self) -> Path:
         """The folder of pictures whose questions were given up."""
         return self.job.out / QUARANTINE / self.unit.name
+
+
+def is_of(row: dict[str, Any], sample: str) -> bool:
+    """Whether a row is of the sample of this id or key."""
+    return sample in (row["id"], row["key"])
 
 
 def now() -> str:

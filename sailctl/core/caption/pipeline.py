@@ -16,17 +16,20 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from sailctl.core.caption.feed import Feed
-from sailctl.core.caption.job import Job
+from sailctl.core.caption.job import QUARANTINE, Job
 from sailctl.core.caption.ledger import Ledger
 from sailctl.core.caption.questions import Question, questions_of
 from sailctl.core.caption.seal import seal
+from sailctl.core.caption.spend import COUNTED, Spent
 from sailctl.core.caption.tasks import Unparsable, clean, turns_of
 from sailctl.core.engines.ask import Answer, Ask, Engine, Failed, Outcome
-from sailctl.core.errors import SampleError
+from sailctl.core.errors import SailctlError, SampleError
 from sailctl.core.records import Sample
 
 GRACE_S = 10.0  # what is in flight when somebody asks to stop may still arrive
 TICK_S = 0.2
+HOPELESS = 200  # questions of a task without one answer of use: nobody should pay for a million of them
+NOT_ASKED = "no_caption"
 MAX_OPEN_ROWS = 200_000  # of units in work: a few questions that never end must not keep all books open
 
 
@@ -44,12 +47,17 @@ class Pipeline:
         *,
         stop: Callable[[], bool] = lambda: False,
         tell: Callable[[dict[str, Any]], None] = lambda progress: None,
+        spent: Spent | None = None,
         grace_s: float = GRACE_S,
     ) -> None:
         self.job = job
         self.engine = engine
         self.feed = feed
+        self.spent = spent or Spent()
         self.stopped = False
+        self._engine_counts = hasattr(engine, "on_usage")  # what is paid for and of no use, too
+        if self._engine_counts:
+            engine.on_usage = self.spent.note  # type: ignore[attr-defined]
         self._stop, self._tell, self._grace_s = stop, tell, grace_s
         self._ready: deque[Question] = deque()
         self._pending: dict[str, Question] = {}
@@ -59,6 +67,7 @@ class Pipeline:
         self._numbers = 0
         self._done_rows = 0
         self._counts: Counter[str] = Counter()
+        self._useless: dict[str, Counter[str]] = {task: Counter() for task in job.tasks}  # until one is of use
         self._exhausted = False
         self._failure: BaseException | None = None
         self._woken = asyncio.Event()
@@ -87,8 +96,10 @@ class Pipeline:
                 main.uncancel()
             finally:
                 ticker.cancel()
-                await _closed(outcomes)
-                await self._leave()
+                try:
+                    await _closed(outcomes)
+                finally:
+                    await self._leave()
             if self._failure is not None:
                 raise self._failure
         return self.progress()
@@ -105,7 +116,8 @@ class Pipeline:
             "samples": self.feed.sealed_rows + self._done_rows + max(partly, 0),
             "total": round(self.feed.total_rows()),
             "before": self.feed.sealed_rows,
-            **{name: self._counts[name] for name in ("answered", "failed", "rejected", "prompt", "completion")},
+            **{name: self._counts[name] for name in ("answered", "failed", "rejected")},
+            **{name: self.spent.session[name] for name in COUNTED},
             "engine": asdict(told) if is_dataclass(told) and not isinstance(told, type) else {},
         }
 
@@ -159,7 +171,7 @@ class Pipeline:
             return
         for question in self._after.pop((id(ledger), name), []):
             if "reason" in said:
-                self._give_up(question, "no_caption", f"its description was given up: {said['reason']}")
+                self._give_up(question, NOT_ASKED, f"its description was given up: {said['reason']}")
             else:
                 question.fill(said["text"])
                 self._ready.appendleft(question)  # before new samples: its pictures are in memory already
@@ -169,11 +181,12 @@ class Pipeline:
     def _take(self, outcome: Outcome) -> None:
         question = self._pending.pop(outcome.key)
         question.attempts += outcome.attempts
+        if not self._engine_counts:
+            used = (0, 0) if isinstance(outcome, Failed) else (outcome.prompt_tokens, outcome.completion_tokens)
+            self.spent.note(*used, outcome.attempts)
         if isinstance(outcome, Failed):
             self._give_up(question, outcome.reason, outcome.detail)
         else:
-            self._counts["prompt"] += outcome.prompt_tokens
-            self._counts["completion"] += outcome.completion_tokens
             self._accept(question, outcome)
         if question.name not in question.ledger.waiting:
             self._follow(question.ledger, question.name)
@@ -193,6 +206,7 @@ class Pipeline:
                 self._ready.appendleft(question)
             return
         self._counts["answered"] += 1
+        self._useless.pop(question.task, None)
         record = {
             "text": text,
             "prompt_id": question.prompt_id,
@@ -208,10 +222,19 @@ class Pipeline:
         question.ledger.note_failure(
             question.name, question.task, reason, detail, question.attempts, question.row, question.images
         )
+        useless = self._useless.get(question.task)
+        if useless is not None and reason != NOT_ASKED:
+            useless[reason] += 1
+            if useless.total() >= HOPELESS:
+                counts = ", ".join(f"{word} {count}" for word, count in useless.most_common())
+                what = f"--task {question.task}: none of the first {HOPELESS} questions got an answer of use"
+                see = f"look at {self.job.out / QUARANTINE}, at the prompt and at the model"
+                self._fail(SailctlError(f"{what} ({counts}; the last: {detail}); {see}"))
 
     def _check(self, ledger: Ledger) -> None:
         if ledger.is_complete and ledger in self._open:
             self._open.discard(ledger)
+            self._done_rows += ledger.unit.stop - ledger.unit.start
             task = asyncio.create_task(self._seal(ledger))
             self._sealing.add(task)
             task.add_done_callback(self._sealing.discard)
@@ -219,8 +242,8 @@ class Pipeline:
     async def _seal(self, ledger: Ledger) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._disk, seal, ledger)
-            self._done_rows += ledger.unit.stop - ledger.unit.start
         except Exception as error:  # raised when all in flight is committed
+            self._done_rows -= ledger.unit.stop - ledger.unit.start
             self._open.add(ledger)
             self._fail(error)
         self._woken.set()
@@ -232,12 +255,12 @@ class Pipeline:
         deadline = None
         while True:
             await asyncio.sleep(TICK_S)
-            for ledger in list(self._open):
-                if ledger.journal.due:
-                    try:
-                        await asyncio.get_running_loop().run_in_executor(self._disk, ledger.sync)
-                    except Exception as error:  # raised when all in flight is committed
-                        self._fail(error)
+            due = [ledger.sync for ledger in self._open if ledger.journal.due]
+            for sync in [*due, *([self.spent.sync] if self.spent.due else [])]:
+                try:
+                    await asyncio.get_running_loop().run_in_executor(self._disk, sync)
+                except Exception as error:  # raised when all in flight is committed
+                    self._fail(error)
             self._tell(self.progress())
             if not self.stopped and self._stop():
                 self.stopped = True

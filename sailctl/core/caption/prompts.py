@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -24,11 +24,15 @@ _KNOWN = {task: ("alt_text", "caption") if task == "qa" else ("alt_text",) for t
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A task's prompt in one language; `without` is what is left of it for a sample without alt-text."""
+    """A task's prompt in one language; `without` is what is left of it for a sample without alt-text.
+
+    `where` is the file it was read from, as the user knows it.
+    """
 
     task: str
     text: str
     without: str
+    where: str = field(default="", compare=False)
 
     def render(self, alt_text: str | None, caption: str | None = None) -> tuple[str, str]:
         """The question as it is asked, and the prompt's id: which text, and which of its two forms."""
@@ -60,10 +64,9 @@ def load_prompts(tasks: Sequence[str], lang: str, folder: Path | None) -> tuple[
     return tuple(_load(task, lang, folder) for task in tasks)
 
 
-def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """A hash of the prompts' texts."""
-    told = repr([(prompt.task, prompt.text) for prompt in prompts])
-    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+def prompt_digest(prompt: Prompt) -> str:
+    """A hash of the prompt's text."""
+    return hashlib.blake2b(prompt.text.encode(), digest_size=16).hexdigest()
 
 
 def _load(task: str, lang: str, folder: Path | None) -> Prompt:
@@ -76,7 +79,7 @@ def _load(task: str, lang: str, folder: Path | None) -> Prompt:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"prompt {own} cannot be read: {error}") from error
     else:
-        where = name
+        where = f"{name} of sailctl"
         text = resources.files("sailctl.core.caption").joinpath("prompts", name).read_text(encoding="utf-8")
     text = text.replace("\r\n", "\n").strip()
     for found in _PLACEHOLDER.findall(text):
@@ -90,7 +93,7 @@ def _load(task: str, lang: str, folder: Path | None) -> Prompt:
             f"prompt {where}: nothing is left of it for a sample without alt-text; put {{alt_text}} in a paragraph of "
             "its own, with an empty line before and after"
         )
-    return Prompt(task, text, without)
+    return Prompt(task, text, without, where)
 
 
 def _plain(text: str) -> str:

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sailctl.core.caption.display import percent
 from sailctl.core.caption.engine import EngineChoice
 from sailctl.core.caption.job import LOCK, QUARANTINE, REJECTS, Job
 from sailctl.core.caption.sidecar import all_manifests
+from sailctl.core.caption.spend import spent, tokens
 from sailctl.core.files import atomic_write, storage_errors, write_json
 from sailctl.core.journal import by_turns
 
 REPORT = "report.json"
+CUT_SHARE = 0.1  # of the answers, from which on --max-tokens is worth a word
 
 
-def write_report(job: Job, engine: EngineChoice, session: dict[str, Any], data: str) -> dict[str, Any]:
+def write_report(job: Job, engine: EngineChoice, session: dict[str, Any], error: str = "") -> dict[str, Any]:
     """Add up the manifests, gather the reject logs, write `report.json`; returns what is in it.
 
     Several commands of a job may end at once: they do this one after the other, so the last has it all.
@@ -26,35 +29,38 @@ def write_report(job: Job, engine: EngineChoice, session: dict[str, Any], data: 
         job.out.mkdir(parents=True, exist_ok=True)
         with by_turns(job.out / LOCK):
             report = add_up(job, engine)
-            report |= {"session": session, "next": next_command(job, report, data)}
+            report |= {"session": session, "warnings": list(_warnings(job, report, session))}
+            report["next"] = next_command(job, report) if report["complete"] and not error else None
+            if error:
+                report["error"] = error
             _gather(job.out)
             write_json(job.out / REPORT, report)
     return report
 
 
 def add_up(job: Job, engine: EngineChoice) -> dict[str, Any]:
-    """The facts of all sealed units together."""
-    samples = rejected = requests = 0
+    """The facts of all sealed units of the job's data together, and what all of its runs have spent."""
+    samples = rejected = 0
     sealed: Counter[str] = Counter()
     parts: dict[str, int] = {}
+    mine = {shard.name for shard in job.shards}
     reasons = {"rejected": Counter[str](), "quarantined": Counter[str]()}
     outcomes = {task: Counter[str]() for task in job.tasks}
     lengths = {task: Counter[int]() for task in job.tasks}
-    tokens: Counter[str] = Counter(prompt=0, completion=0)
     for manifest in all_manifests(job.out):
-        name = f"{manifest['source']}/{manifest['shard']}/{manifest['shard_bytes']}/{manifest['digest']}"
+        if (name := manifest["name"]) not in mine:
+            continue
         sealed[name] += 1
         parts[name] = manifest["parts"]
         samples += manifest["rows"][1] - manifest["rows"][0]
         rejected += manifest["rejected"]
-        requests += manifest["requests"]
-        tokens.update(manifest["tokens"])
         for kind, counts in reasons.items():
             counts.update(manifest["reasons"][kind])
         for task in job.tasks:
             outcomes[task].update(manifest["outcomes"][task])
             lengths[task].update({int(length): count for length, count in manifest["lengths"][task].items()})
     whole = sum(count // parts[name] for name, count in sealed.items())
+    used = spent(job.out)
     return {
         "out": str(job.out),
         "complete": whole >= len(job.shards),
@@ -72,9 +78,10 @@ def add_up(job: Job, engine: EngineChoice) -> dict[str, Any]:
         },
         "rejected": {"samples": rejected, "reasons": dict(reasons["rejected"].most_common())},
         "quarantined": dict(reasons["quarantined"].most_common()),
-        "tokens": dict(tokens),
-        "requests": requests,
-        "cost": round(engine.cost(tokens["prompt"], tokens["completion"]), 6),
+        "tokens": {"prompt": used["prompt"], "completion": used["completion"]},
+        "tokens_unreported": {"prompt": used["unreported_prompt"], "completion": used["unreported_completion"]},
+        "requests": used["requests"],
+        "cost": round(engine.cost(*tokens(used)), 6),
     }
 
 
@@ -95,23 +102,56 @@ def quantiles(lengths: Counter[int]) -> dict[str, float | int | None]:
     return found
 
 
-def next_command(job: Job, report: dict[str, Any], data: str) -> str:
-    """Training on the captions of the first task that has any."""
-    task = next((task for task in job.tasks if report["tasks"][task]["captioned"]), job.tasks[0])
-    captions = f"data.sources.0.captions={job.out / job.folder(task)}"
-    return shlex.join(["sailctl", "pretrain", "--stage", "alignment", "--data", data, "--set", captions])
+def next_command(job: Job, report: dict[str, Any]) -> str | None:
+    """Training on the captions of the first task that has any, each source with its own; None without captions."""
+    task = next((task for task in job.tasks if report["tasks"][task]["captioned"]), None)
+    if task is None:
+        return None
+    words = ["sailctl", "pretrain", "--stage", "alignment"]
+    more = []
+    sources = dict.fromkeys((shard.data, shard.folder, shard.image_root) for shard in job.shards)
+    for number, (data, folder, image_root) in enumerate(sources):
+        words += ["--data", data]
+        more += ["--set", f"data.sources.{number}.captions={job.out / job.folder(task) / folder}"]
+        if image_root is not None:
+            more += ["--set", f"data.sources.{number}.image_root={image_root}"]
+    return shlex.join([*words, *more])
+
+
+def _warnings(job: Job, report: dict[str, Any], session: dict[str, Any]) -> Iterator[str]:
+    """What the user should know although nothing failed."""
+    for task, told in report["tasks"].items():
+        if told["quarantined"] and not told["captioned"]:
+            yield f"{task}: none of {told['quarantined']:,} questions got an answer of use; see {job.out / QUARANTINE}"
+    asked = sum(told["captioned"] + told["quarantined"] for told in report["tasks"].values())
+    if (cut := report["quarantined"].get("cut", 0)) >= max(1, CUT_SHARE * asked):
+        yield (
+            f"{cut:,} of {asked:,} answers were not at their end after --max-tokens {job.parameters.max_tokens}; "
+            "give more, with another --out"
+        )
+    for name, endpoint in _endpoints(session).items():
+        if not endpoint["ok"] and endpoint["errors"]:
+            yield f"{name} gave no answer of use ({_counts(endpoint['errors'])})"
+
+
+def _endpoints(session: dict[str, Any]) -> dict[str, Any]:
+    return dict(session.get("engine", {}).get("endpoints") or {})
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
 
 
 def _gather(out: Path) -> None:
     """The units' reject logs as one file."""
     with atomic_write(out / f"{REJECTS}.jsonl") as target:
-        for path in sorted((out / REJECTS).glob("*.jsonl")):
+        for path in sorted((out / REJECTS).rglob("*.jsonl")):
             target.write(path.read_bytes())
 
 
 def describe(report: dict[str, Any]) -> Iterator[str]:
     """The report in lines for people."""
-    shards, tokens = report["shards"], report["tokens"]
+    shards, used, session = report["shards"], report["tokens"], report["session"]
     yield f"{report['samples']:,} samples of {shards['sealed']:,}/{shards['all']:,} data shards, by {report['model']}"
     for task, told in report["tasks"].items():
         size = told["lengths"]
@@ -121,14 +161,45 @@ def describe(report: dict[str, Any]) -> Iterator[str]:
         yield f"{line}; {told['sidecars']}"
     for name, counts in (("rejected", report["rejected"]["reasons"]), ("quarantined", report["quarantined"])):
         if counts:
-            yield f"{name}: {', '.join(f'{reason} {count:,}' for reason, count in counts.items())}"
-    used = f"{tokens['prompt']:,} prompt and {tokens['completion']:,} completion tokens"
+            yield f"{name}: {_counts(counts)}"
     cost = f", cost {report['cost']:,.4f}" if report["cost"] else ""
-    yield f"{used}, {report['requests']:,} requests{cost}"
-    session = report["session"]
-    if session.get("seconds"):
-        limit = session.get("limit_by")
-        by = f"; the limit was the {limit}" if limit and limit != "unknown" else ""
+    unheard = sum(report["tokens_unreported"].values())
+    more = f", about {unheard:,} more of answers that never came" if unheard else ""
+    yield (
+        f"{used['prompt']:,} prompt and {used['completion']:,} completion tokens{more}, {report['requests']:,} "
+        f"requests{cost}, over all runs"
+    )
+    endpoints = _endpoints(session)
+    if len(endpoints) > 1 or any(endpoint["errors"] for endpoint in endpoints.values()):
+        for name, told in endpoints.items():
+            failed = sum(told["errors"].values())
+            wrong = f", {failed:,} errors ({percent(failed / (failed + told['ok']))})" if failed else ""
+            yield f"{name}: {told['ok']:,} answers{wrong}"
+    if not session.get("samples") and not session.get("requests"):
+        yield "this run: nothing was left to do"
+    elif session.get("seconds"):
+        limit = _limit(session)
+        by = f"; the limit was {limit}" if limit else ""
         yield f"this run: {session['samples']:,} samples in {session['seconds']:,.1f} s, {session['per_s']:,.1f}/s{by}"
     if report["quarantined"]:
         yield f"given up: {report['out']}/{QUARANTINE}/; to ask these once more: {session.get('retry', '')}"
+    for line in report["warnings"]:
+        yield f"warning: {line}"
+
+
+def _limit(session: dict[str, Any]) -> str:
+    limit = str(session.get("limit_by", "unknown"))
+    options = session.get("options", {})
+    if limit in options:
+        return f"{limit} {options[limit]:g}"
+    return "" if limit == "unknown" else f"the {limit}"
+
+
+def describe_plan(plan: dict[str, Any]) -> Iterator[str]:
+    """The plan in lines for people, the prompts as they are below."""
+    told = {name: value for name, value in plan.items() if name != "prompts"}
+    for name, value in told.items():
+        words = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if type(value) is int else value
+        yield f"{name:<{max(map(len, told))}}  {words}".rstrip()
+    for task, text in plan["prompts"].items():
+        yield f"\n{task}:\n{text}"

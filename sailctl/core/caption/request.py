@@ -1,31 +1,26 @@
-"""The caption command as a value: options in, the plan or the report out."""
+"""The caption command as a value: its options, what they mean, and the command line that says the same."""
 
 from __future__ import annotations
 
 import math
 import os
 import shlex
-import shutil
 import socket
-import time
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from glob import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sailctl.core.caption.display import Display, Reporter
-from sailctl.core.caption.engine import KINDS, EngineChoice, open_local
-from sailctl.core.caption.job import Job, Parameters, find_data
+from sailctl.core.caption.engine import KINDS, EngineChoice
+from sailctl.core.caption.job import Job, Parameters
 from sailctl.core.caption.prompts import LANGUAGES, load_prompts
-from sailctl.core.caption.report import add_up, write_report
+from sailctl.core.caption.report import add_up
+from sailctl.core.caption.shards import find_data
 from sailctl.core.caption.tasks import parse_tasks
-from sailctl.core.caption.worker import STOP, Part, Progress, heard, together, work, work_here
-from sailctl.core.engines.ask import Engine
-from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
-from sailctl.core.files import storage_errors
-from sailctl.core.workers import map_parts, ray_nodes, stop_signals
+from sailctl.core.errors import UsageError
+from sailctl.core.workers import ray_nodes
+
+RAY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,7 @@ class CaptionRequest:
     shard: str = "0/1"
     ray: str | None = None
     retry: bool = False
+    only: str | None = None
 
     def job(self) -> Job:
         """The job, its data found and its prompts read. Raises UsageError for an option that makes no sense."""
@@ -70,7 +66,7 @@ class CaptionRequest:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UsageError(f"--temperature {self.temperature}: must be 0 (greedy) or a finite number above")
         prompts = load_prompts(parse_tasks(self.tasks), self.lang, self.prompts)
-        shards = find_data(self.data, self.image_root)
+        shards = find_data(self.data, self.image_root, self.out)
         parameters = Parameters(self.max_tokens, self.temperature, self.max_image_side)
         replay = self.command_line("--retry-quarantined")
         return Job(self.out, shards, prompts, self.lang, self.choice().model, parameters, replay)
@@ -97,6 +93,8 @@ class CaptionRequest:
                     "and name it with --api-key-env"
                 )
         model = self.model or str(self.checkpoint)
+        if self.key_env != CaptionRequest.key_env and not os.environ.get(self.key_env):
+            raise UsageError(f"--api-key-env {self.key_env}: that environment variable is not set")
         if self.max_cost is not None and not (self.price_in or self.price_out):
             raise UsageError("--max-cost needs --price-in and --price-out, per million tokens")
         return EngineChoice(
@@ -120,8 +118,8 @@ class CaptionRequest:
         job, choice = self.job(), self.choice()
         if choice.kind != "local":  # whose name is known when its weights are
             job.check()
-        index, count = self._shard()
-        processes = self._processes()
+        index, count = self.job_share()
+        processes = self.workers()
         done = add_up(job, choice)
         return {
             "out": str(job.out),
@@ -139,55 +137,6 @@ class CaptionRequest:
             "in_flight": choice.in_flight,
             "prompts": {prompt.task: prompt.text for prompt in job.prompts},
         }  # fmt: skip
-
-    def run(self, reporter: Reporter) -> dict[str, Any]:
-        """Caption, and return the report. Raises SailctlError saying how to go on where something is left."""
-        job, choice = self.job(), self.choice()
-        index, count = self._shard()
-        processes = self._processes()
-        local = open_local(choice) if choice.kind == "local" else None
-        if local is not None and self.model is None:  # named by its weights, which are known only now
-            job = replace(job, model=local.model)
-        job.check()  # before servers load for minutes; what cannot be served leaves no folder behind
-        with self._servers(choice, reporter) as served:
-            job.claim()
-            began = time.monotonic()
-            parts = [
-                Part(
-                    job,
-                    served,
-                    worker=index * processes + number,
-                    workers=count * processes,
-                    processes=processes,
-                    retry=self.retry,
-                    needs_key=bool(served.key_env and os.environ.get(served.key_env)),
-                )
-                for number in range(processes)
-            ]
-            try:
-                told = self._work(parts, reporter, local)
-            except SailctlError as error:
-                with suppress(SailctlError):  # what is sealed is worth a report; the failure is worth more
-                    write_report(job, choice, {}, self.data[0])
-                raise _with_remedy(error, self.command_line()) from error
-        seconds = time.monotonic() - began
-        for line in told["remarks"]:
-            reporter.info(line)
-        fresh = told["samples"] - told["before"]
-        session = {
-            "samples": fresh,
-            "seconds": round(seconds, 3),
-            "per_s": round(fresh / max(seconds, 1e-9), 3),
-            "answered": told["answered"],
-            "failed": told["failed"],
-            "tokens": {"prompt": told["prompt"], "completion": told["completion"]},
-            "limit_by": told["engine"].get("limit_by", "unknown"),
-            "engine": told["engine"],
-            "retry": job.replay,
-        }
-        report = write_report(job, choice, session, self.data[0])
-        self._judge(told, report)
-        return report
 
     def command_line(self, *more: str) -> str:
         """The same command line, and `more`."""
@@ -225,82 +174,33 @@ class CaptionRequest:
 
     # --- the parts -----------------------------------------------------------------------------------------------
 
-    def _shard(self) -> tuple[int, int]:
+    def job_share(self) -> tuple[int, int]:
+        """Which command of how many this is. Raises UsageError."""
         index, slash, count = self.shard.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 0 <= int(index) < int(count)):
             raise UsageError(f"--shard {self.shard}: give i/n, i from 0 to n - 1, such as 0/4 … 3/4")
         return int(index), int(count)
 
-    def _processes(self) -> int:
+    def workers(self) -> int:
+        """How many processes, here or on a cluster, this command has. Raises UsageError."""
         if self.engine == "local" and (self.processes > 1 or self.ray is not None):
             raise UsageError("--engine local answers in one process; start one command a device, with --shard i/n")
+        if self.ray is not None:
+            _check_ray(self.ray)
         if self.ray is not None and self.processes == 1 and self.ray != "local":
             return ray_nodes(self.ray)
         return self.processes
 
-    def _servers(self, choice: EngineChoice, reporter: Reporter) -> Any:
-        """A context that gives the choice with the addresses of servers that were started for it."""
-        if choice.kind != "lmdeploy":
-            return nullcontext(choice)
-        from sailctl.core.caption.servers import served
 
-        return served(choice, reporter.info)
-
-    def _work(self, parts: list[Part], reporter: Reporter, local: Engine | None) -> Progress:
-        show = Display(reporter)
-        with stop_signals() as asked:
-            if len(parts) == 1 and self.ray is None:
-                return work_here(parts[0], asked, show, local)
-            channel = parts[0].job.out / f".progress-{socket.gethostname()}-{os.getpid()}"
-            with storage_errors(channel):
-                _clear_channels(channel)
-                channel.mkdir(parents=True, exist_ok=True)
-
-            def tick() -> None:
-                if told := heard(channel):
-                    show(told)
-                if asked():
-                    (channel / STOP).touch()
-
-            sent = [replace(part, channel=channel) for part in parts]
-            try:
-                return together(map_parts(work, sent, tick, ray=self.ray))
-            finally:
-                shutil.rmtree(channel, ignore_errors=True)
-
-    def _judge(self, told: Progress, report: dict[str, Any]) -> None:
-        """Raise what keeps the job from being done."""
-        if told["stopped"]:
-            raise Interrupted(
-                f"stopped; {report['samples']:,} samples are sealed in {report['out']}, what was answered beyond them "
-                f"is noted; go on with: {self.command_line()}"
-            )
-        if broken := told["broken"]:
-            raise DataError(
-                f"{len(broken)} of the data shards could not be read, the others are done; the first: {broken[0]}; "
-                f"mend that and go on with: {self.command_line()}"
-            )
-        busy = [unit for unit in told["busy"] if not (self.out / "manifests" / f"{unit}.json").is_file()]  # type: ignore[operator]
-        if busy:
-            raise SailctlError(
-                f"{len(busy)} of the data shards ({', '.join(busy[:3])}) are in work by another process, the others "
-                f"are done; when it has ended, see with: {self.command_line()}"
-            )
-
-
-def _clear_channels(own: Path) -> None:
-    """Remove what commands on this machine that were killed left of theirs."""
-    prefix = own.name.rpartition("-")[0]
-    for folder in own.parent.glob(f"{escape(prefix)}-*"):
-        pid = folder.name.rpartition("-")[2]
-        if not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _with_remedy(error: SailctlError, command: str) -> SailctlError:
-    """The same failure, saying that nothing answered is lost and how to go on; usage errors stay as they are."""
-    if isinstance(error, UsageError):
-        return error
-    raised = SailctlError(f"{error}; what was answered is kept, go on with: {command}")
-    raised.exit_code = error.exit_code
-    return raised
+def _check_ray(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if address in ("local", "auto") or not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=RAY_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"--ray {address}: nobody answers there ({getattr(error, 'strerror', None) or error}); give HOST:PORT of "
+            "the cluster's head, or local"
+        ) from error

@@ -48,6 +48,7 @@ def seal(ledger: Ledger) -> dict[str, Any]:
     for row in survey.failures:
         outcomes[row["task"]]["quarantined"] += 1
     facts = {
+        "name": unit.shard.name,
         "shard": base_name(unit.shard.path),
         "source": unit.shard.source,
         "shard_bytes": unit.shard.num_bytes,
@@ -84,9 +85,8 @@ def _survey(ledger: Ledger) -> _Survey:
         for name in read["asks"].values():
             said = ledger.journal.read(name)
             if "reason" in said:
-                found.failures.append(
-                    {**where, "id": read["id"], **said, "question": name, "replay": ledger.job.replay}
-                )
+                replay = f"{ledger.job.replay} --only {read['id']}"
+                found.failures.append({**where, "id": read["id"], **said, "question": name, "replay": replay})
             if name not in counted:
                 counted.add(name)
                 tokens = {"prompt": said.get("prompt_tokens", 0), "completion": said.get("completion_tokens", 0)}

@@ -14,6 +14,8 @@ from sailctl.core.engines.lmdeploy import LmdeployServers
 def served(choice: EngineChoice, say: Callable[[str], None]) -> Iterator[EngineChoice]:
     """The choice with the addresses of its servers, which run as long as the block does; they take no key."""
     name = None if choice.model == choice.checkpoint else choice.model
-    with LmdeployServers(choice.checkpoint, model=name, device=choice.device, say=say) as servers:
+    with LmdeployServers(
+        choice.checkpoint, model=name, device=choice.device, say=say, secrets=[choice.key_env]
+    ) as servers:
         say(f"serving {choice.checkpoint} at {', '.join(servers.urls)}")
         yield replace(choice, kind="openai", model=servers.model, urls=tuple(servers.urls), key_env="")

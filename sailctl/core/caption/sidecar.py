@@ -15,10 +15,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.caption.job import MANIFESTS
 from sailctl.core.files import atomic_write, write_json
 from sailctl.core.records import CaptionRow
 
+MANIFESTS = "manifests"
 ROW_GROUP = 200  # the least that is decoded for one row: small, for shuffled training jumps between them
 SHARD_FORMAT = "sailctl-caption-shard-1"
 
@@ -109,7 +109,7 @@ def write_manifest(out: Path, unit: str, paths: Iterable[Path], about: dict[str,
     listed = {
         str(path.relative_to(out)): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths
     }  # fmt: skip
-    write_json(manifest_path(out, unit), {"format": SHARD_FORMAT, **about, "files": listed})
+    write_json(manifest_path(out, unit), {"format": SHARD_FORMAT, "unit": unit, **about, "files": listed})
 
 
 def read_manifest(out: Path, unit: str) -> dict[str, Any] | None:
@@ -123,8 +123,9 @@ def read_manifest(out: Path, unit: str) -> dict[str, Any] | None:
 
 def all_manifests(out: Path) -> Iterator[dict[str, Any]]:
     """Every manifest of a job, in the order of their names."""
-    for path in sorted((out / MANIFESTS).glob("*.json")):
-        if (found := read_manifest(out, path.name.removesuffix(".json"))) is not None:
+    for path in sorted((out / MANIFESTS).rglob("*.json")):
+        unit = path.relative_to(out / MANIFESTS).as_posix().removesuffix(".json")
+        if (found := read_manifest(out, unit)) is not None:
             yield found
 
 
@@ -139,6 +140,8 @@ def damaged_files(out: Path, manifest: dict[str, Any]) -> dict[str, str]:
                 wrong[name] = f"{size} bytes, {sealed['bytes']} were sealed"
             elif (found := _sha256(path)) != sealed["sha256"]:
                 wrong[name] = f"sha256 is {found[:16]}…, {sealed['sha256'][:16]}… was sealed"
+        except FileNotFoundError:
+            wrong[name] = "it is gone"
         except OSError as error:
             wrong[name] = error.strerror or str(error)
     return wrong

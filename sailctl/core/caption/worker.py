@@ -17,13 +17,11 @@ from typing import Any
 
 from sailctl.core.caption.engine import EngineChoice, open_pool
 from sailctl.core.caption.feed import Feed
-from sailctl.core.caption.job import JOURNALS, Job
+from sailctl.core.caption.job import Job
 from sailctl.core.caption.pipeline import Pipeline
-from sailctl.core.caption.sidecar import all_manifests
+from sailctl.core.caption.spend import Spent, spent_by, tokens
 from sailctl.core.engines.ask import Engine
 from sailctl.core.errors import UsageError
-from sailctl.core.files import base_name
-from sailctl.core.journal import read_records
 
 STOP = "stop"
 Progress = dict[str, Any]
@@ -39,6 +37,7 @@ class Part:
     workers: int
     processes: int = 1
     retry: bool = False
+    only: str = ""
     channel: Path | None = None  # where it tells of itself, for one that is not in the command's own process
     needs_key: bool = False
 
@@ -69,16 +68,20 @@ def work_here(
 async def _work(
     part: Part, stop: Callable[[], bool], tell: Callable[[Progress], None], engine: Engine | None
 ) -> Progress:
-    if engine is None:
-        spent = spent_before(part) if part.engine.max_cost is not None else (0, 0)
-        engine = open_pool(part.engine, processes=part.processes, workers=part.workers, spent=spent)
-    feed = Feed(part.job, part.worker, part.workers, retry=part.retry)
-    pipeline = Pipeline(part.job, engine, feed, stop=stop, tell=tell)
+    out, spent = part.job.out, Spent.open(part.job.out, part.worker, part.workers)
     try:
-        progress = await pipeline.run()
+        if engine is None:
+            so_far = tokens(spent_by(out, part.worker, part.workers)) if part.engine.max_cost is not None else (0, 0)
+            engine = open_pool(part.engine, processes=part.processes, workers=part.workers, spent=so_far)
+        feed = Feed(part.job, part.worker, part.workers, retry=part.retry, only=part.only)
+        pipeline = Pipeline(part.job, engine, feed, stop=stop, tell=tell, spent=spent)
+        try:
+            progress = await pipeline.run()
+        finally:
+            await engine.close()
+            tell(pipeline.progress())
     finally:
-        await engine.close()
-    tell(progress)
+        spent.close()
     return {
         **progress,
         "stopped": pipeline.stopped,
@@ -86,29 +89,6 @@ async def _work(
         "broken": feed.broken,
         "remarks": feed.remarks,
     }
-
-
-def spent_before(part: Part) -> tuple[int, int]:
-    """Prompt and completion tokens that this worker's part of the data has cost in earlier runs."""
-    mine = {shard.name: share for shard, share in part.job.units(part.worker, part.workers)}
-    prompt = completion = 0
-    for manifest in all_manifests(part.job.out):
-        shard = _shard_of(next(iter(manifest["files"]), ""))
-        if shard in mine and manifest["part"] % mine[shard][1] == mine[shard][0]:
-            prompt += manifest["tokens"]["prompt"]
-            completion += manifest["tokens"]["completion"]
-    for path in sorted((part.job.out / JOURNALS).glob("*.jsonl")):
-        if _shard_of(path.name) in mine:
-            for record in read_records(path).values():
-                prompt += record.get("prompt_tokens", 0)
-                completion += record.get("completion_tokens", 0)
-    return prompt, completion
-
-
-def _shard_of(file: str) -> str:
-    """The shard's name in the name of a sidecar or journal."""
-    name = base_name(file).rpartition(".")[0]
-    return name.partition(".part-")[0]
 
 
 # --- many workers' words as one --------------------------------------------------------------------------------------
