@@ -3,7 +3,8 @@
 `python scorer_script.py JOBS.json`; imports nothing of sailctl. Importing VLMEvalKit turns gradients and the checking
 of certificates off for the whole process, which is why this is a process of its own. Its scoring is not touched: what
 is changed is where it finds its tables, that it downloads none, that it gets cells as they are written, not as numbers
-or absent ones ("None", "N/A"), and that it draws no lots. What the detailed results mean is `headline.py`'s business.
+or absent ones ("None", "N/A"), that it draws no lots, and how often it writes. What the results mean is `headline.py`'s
+business.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ import signal
 import socket
 import string
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 READY = ".ready"  # the file of this name beside that of the jobs says that the kit could be loaded
+WRITTEN_S = 10.0
 LOOPBACK = ("127.", "::1", "localhost")
 FOUND = (  # columns of detailed results
     "hit", "log", "extracted", "score", "eval_match", "eval_score", "res", "correct", "is_correct",
 )  # fmt: skip
 TEXTS = {"answer", "prediction", "question", "hint", "choices", "answer_option", *string.ascii_uppercase}
-READ_AS_IS = {"accuracy", "circular_accuracy", "mme", "hallusion", "f1", "anls", "relaxed_accuracy", "vqa_score",
-              "exact_match", "ocrbench", "judged"}  # fmt: skip
 # For metrics whose rule the kit chooses by the dataset's name: words of it that mean the metric.
 NAMED_RULES = {
     "anls": ("DocVQA", "InfoVQA"),
@@ -59,6 +60,7 @@ def main() -> int:
     _refuse_network()
     _mend_torchvision()
     _forbid_lots()
+    _write_seldom()
     with open(sys.argv[1] + READY, "w", encoding="utf-8"):
         pass
     for job in jobs:
@@ -118,6 +120,23 @@ def _forbid_lots() -> None:
     multiple_choice.rd = NoLot
 
 
+def _write_seldom() -> None:
+    """The kit writes all verdicts anew after each: have it do so every few seconds, and when there are no new ones."""
+    from vlmeval.utils import mp_util
+
+    dump = mp_util.dump
+    written: dict[str, tuple[int, float]] = {}
+
+    def dump_seldom(data: Any, path: str) -> None:
+        size, at = written.get(os.path.abspath(path), (-1, -WRITTEN_S))
+        if len(data) == size or time.monotonic() - at > WRITTEN_S:  # the last time it writes what it wrote before
+            dump(data, path)
+            at = time.monotonic()
+        written[os.path.abspath(path)] = (len(data), at)
+
+    mp_util.dump = dump_seldom
+
+
 def _score(job: dict[str, Any]) -> dict[str, Any]:
     random.seed(0)  # lots that other datasets draw are the same each time
     os.environ["LMUData"] = job["tables"]  # noqa: SIM112 - VLMEvalKit's own name
@@ -129,7 +148,7 @@ def _score(job: dict[str, Any]) -> dict[str, Any]:
     if judge is None and job["dataset"].startswith("MathVista"):
         result["rows"] = _mathvista_without_judge(frame)
     else:
-        if job["metric"] in READ_AS_IS:
+        if job["metric"] != "kit":
             name = "predictions.pkl"
             frame.to_pickle(name)
         else:
