@@ -9,7 +9,8 @@ CPU is the processor time of the asking process alone, per question, in steady s
 round after round in turn, and asks as many as are in flight beforehand to warm up. All sides do the same: encode the
 picture, send it, read the answer's text. Occupancy is Little's law over the middle half of the completions: the time
 questions were in flight there, over that span and the slots. Goodput counts usable answers a second; "ideal" is what
-four healthy endpoints give. The openai side needs the packages openai and httpx-aiohttp.
+four healthy endpoints give. The bare side encodes with pybase64, as ours does, the SDK's with what Python has, as its
+documentation does. The openai side needs the packages openai and httpx-aiohttp.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=1024, help="of the occupancy")
     parser.add_argument("--mean", type=float, default=3.0, help="seconds of an answer, lognormal, for the occupancy")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each goodput")
-    parser.add_argument("--long", type=int, metavar="QUESTIONS", help="memory over so many questions instead")
+    parser.add_argument("-l", "--long", type=int, metavar="QUESTIONS", help="memory over so many questions instead")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -149,23 +150,29 @@ async def workers(options: argparse.Namespace, count: int, tick: Callable[[int],
     await asyncio.gather(*(work() for _ in range(options.in_flight)))
 
 
-def messages(image: bytes) -> list[dict[str, Any]]:
+def messages(image: bytes, encode: Callable[[bytes], bytes] = base64.b64encode) -> list[dict[str, Any]]:
     """A request's messages, as the documentation of the SDK builds them."""
-    url = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
+    url = f"data:image/jpeg;base64,{encode(image).decode()}"
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": PROMPT}]
     return [{"role": "user", "content": parts}]
 
 
 async def bare(options: argparse.Namespace, count: int, tick: Callable[[int], None]) -> None:
-    """aiohttp and orjson, and nothing around them."""
+    """aiohttp, orjson and pybase64, as fast as the pool has them, and nothing around them."""
     import aiohttp
     import orjson
+    import pybase64
 
     url, headers = f"{options.url}/chat/completions", {"Content-Type": "application/json"}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def one(image: bytes) -> str:
-            body = {"model": "stub", "messages": messages(image), "max_tokens": 1024, "temperature": 0.0}
+            body = {
+                "model": "stub",
+                "messages": messages(image, pybase64.b64encode),
+                "max_tokens": 1024,
+                "temperature": 0.0,
+            }
             async with session.post(url, data=orjson.dumps(body), headers=headers) as response:
                 text: str = orjson.loads(await response.read())["choices"][0]["message"]["content"]
                 return text

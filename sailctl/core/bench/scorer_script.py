@@ -9,12 +9,14 @@ business.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
 import glob
 import json
 import os
 import random
+import re
 import signal
 import socket
 import string
@@ -33,25 +35,20 @@ FOUND = (  # columns of detailed results
 TEXTS = {"answer", "prediction", "question", "hint", "choices", "answer_option", *string.ascii_uppercase}
 # For metrics whose rule the kit chooses by the dataset's name: words of it that mean the metric.
 NAMED_RULES = {
-    "anls": ("DocVQA", "InfoVQA"),
-    "relaxed_accuracy": ("ChartQA",),
-    "vqa_score": ("TextVQA",),
+    "anls": ("DocVQA", "InfoVQA"), "relaxed_accuracy": ("ChartQA",), "vqa_score": ("TextVQA",),
     "exact_match": ("OCRVQA", "GQA"),
-}
+}  # fmt: skip
 # A dataset the kit does not know is scored as one of these kinds, under this name.
 KINDS = {
-    "accuracy": ("ImageMCQDataset", "MCQ"),
-    "circular_accuracy": ("ImageMCQDataset", "MCQ_circular"),
-    "mme": ("ImageYORNDataset", "MME"),
-    "hallusion": ("ImageYORNDataset", "HallusionBench"),
-    "f1": ("ImageYORNDataset", "POPE"),
-    "ocrbench": ("OCRBench", "OCRBench"),
+    "accuracy": ("ImageMCQDataset", "MCQ"), "circular_accuracy": ("ImageMCQDataset", "MCQ_circular"),
+    "mme": ("ImageYORNDataset", "MME"), "hallusion": ("ImageYORNDataset", "HallusionBench"),
+    "f1": ("ImageYORNDataset", "POPE"), "ocrbench": ("OCRBench", "OCRBench"),
     **{metric: ("ImageVQADataset", words[0]) for metric, words in NAMED_RULES.items()},
-}
+}  # fmt: skip
 GUESS = "Failed to predict, thus randomly"  # VLMEvalKit's note beside an option drawn by lot
 
 
-def main() -> int:
+def main() -> None:
     """Score job after job; a job that fails leaves its error in its result file, the others go on."""
     with contextlib.suppress(OSError, AttributeError):  # Linux: end with the process that started this one
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -63,19 +60,17 @@ def main() -> int:
     _write_seldom()
     with open(sys.argv[1] + READY, "w", encoding="utf-8"):
         pass
+    plain = lambda value: value.tolist() if hasattr(value, "tolist") else str(value)  # noqa: E731 - numpy's
     for job in jobs:
         try:
             result = _score(job)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except (Exception, SystemExit) as error:
             traceback.print_exc()
             result = {"error": f"{type(error).__name__}: {error}"}
         temporary = job["result"] + ".tmp"
         with open(temporary, "w", encoding="utf-8") as handle:
-            json.dump(result, handle, ensure_ascii=False, default=_plain)
+            json.dump(result, handle, ensure_ascii=False, default=plain)
         os.replace(temporary, job["result"])
-    return 0
 
 
 def _refuse_network() -> None:
@@ -148,12 +143,9 @@ def _score(job: dict[str, Any]) -> dict[str, Any]:
     if judge is None and job["dataset"].startswith("MathVista"):
         result["rows"] = _mathvista_without_judge(frame)
     else:
-        if job["metric"] != "kit":
-            name = "predictions.pkl"
-            frame.to_pickle(name)
-        else:
-            name = "predictions.tsv"  # some datasets insist on a format by name
-            frame.to_csv(name, sep="\t", index=False)
+        # some datasets insist on a format by name
+        name = "predictions.tsv" if job["metric"] == "kit" else "predictions.pkl"
+        frame.to_csv(name, sep="\t", index=False) if job["metric"] == "kit" else frame.to_pickle(name)
         told = dataset.evaluate(name, nproc=job["nproc"], **(judge or {"model": "exact_matching"}))
         result |= _headline(dataset, told)
         result["rows"] = _rows(name)
@@ -274,11 +266,8 @@ def _rotations(frame: Any, judge: dict[str, Any] | None, job: dict[str, Any]) ->
             found[str(row["index"])] = {"option": option, "guess": guess, "asked": asked}
         return found
 
-    results: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(job["nproc"]) as executor:
-        for found in executor.map(read, groups.values()):
-            results |= found
-    return results
+        return {index: row for found in executor.map(read, groups.values()) for index, row in found.items()}
 
 
 def _mathvista_hits(rows: dict[str, dict[str, Any]], storage: str) -> None:
@@ -314,8 +303,6 @@ def _mathvista_without_judge(frame: Any) -> dict[str, dict[str, Any]]:
 
 
 def _number_in(text: str, kind: str) -> str:
-    import re
-
     if kind not in ("integer", "float"):
         return ""
     number = r"-?\d[\d,]*(?:\.\d+)?"
@@ -326,8 +313,6 @@ def _number_in(text: str, kind: str) -> str:
 
 def _is_readable(line: Any, found: Any) -> bool:
     """Whether an extracted answer is of the kind the question asks for."""
-    import ast
-
     from vlmeval.utils import can_infer
 
     if line["question_type"] == "multi_choice":
@@ -341,10 +326,5 @@ def _is_readable(line: Any, found: Any) -> bool:
     return bool(str(found).strip()) and str(found) != "nan"
 
 
-def _plain(value: Any) -> Any:
-    """numpy's scalars and arrays as Python's."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
