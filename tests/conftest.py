@@ -1,10 +1,15 @@
-"""Options and skips of the whole test run: slow tests on demand, accelerators where they are, no other skip unseen."""
+"""Options, skips and the browser of the whole test run: slow tests on demand, accelerators where they are, no other
+skip unseen.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import pytest
+
+from tests.browser import MISSING, Browser, Page, find_chromium
 
 ALLOWED_SKIPS = ("slow:", "gpu:", "npu:")
 _skips = pytest.StashKey[list[str]]()
@@ -39,6 +44,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="gpu: no NVIDIA GPU here"))
         if item.get_closest_marker("npu") and not has_device("npu"):
             item.add_marker(pytest.mark.skip(reason="npu: no Ascend NPU here"))
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless browser for the whole run. Without Chromium the test is skipped, which --strict-skips forbids."""
+    binary = find_chromium()
+    if binary is None:
+        pytest.skip(MISSING)
+    browser = Browser(binary, tmp_path_factory.mktemp("chromium") / "profile")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def tab(chromium: Browser) -> Iterator[Page]:
+    """A new tab of 1280 by 900 pixels."""
+    page = chromium.page()
+    yield page
+    page.close()
 
 
 def _remember(config: pytest.Config, report: pytest.TestReport | pytest.CollectReport) -> None:
