@@ -1,25 +1,23 @@
 """The report: one HTML file that needs nothing else, neither beside it nor from the network.
 
-Whatever comes from files is escaped by the template; only plots made in this package are inserted as markup. A content
-security policy lets the page's own script run and nothing else.
+Whatever comes from files is escaped by the template; only plots made in this package are inserted as markup.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sailctl.core.files import atomic_write
+from sailctl.core.report.html import render_page
 from sailctl.core.report.plots import loss_curves, short_count, stage_scores
 from sailctl.core.report.read import Runs, read_runs, read_samples
 
 PAGE = "report.html"
 CARDS_PER_TASK = 12
 RIGHT = 0.5  # a graded answer at or above this is shown among the right ones
-_TEMPLATES = Path(__file__).parent / "templates"
 _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 
 
@@ -39,20 +37,16 @@ def write_report(runs_dir: Path, out_html: Path, *, cards_per_task: int = CARDS_
 
 def render(runs: Runs, *, cards_per_task: int = CARDS_PER_TASK) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"count": short_count, "score": _three, "duration": duration, "percent": _percent}
-    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     results = runs.results or {}
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
+        styles=("base.css", "report.css"),
+        script="report.js",
+        images="data:",
+        filters={"count": short_count, "score": _three, "duration": duration, "percent": _percent},
         title=runs.folder.resolve().name,
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         stages=runs.stages,
         results=results,
         overall=results.get("overall"),
