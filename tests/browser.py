@@ -184,6 +184,7 @@ class Page:
         """Click with the mouse on the middle of an element, scrolled to if need be."""
         where = self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "if (!e) throw Error('no such element');"
             "e.scrollIntoView({block: 'nearest', behavior: 'instant'}); const b = e.getBoundingClientRect();"
             "return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })()"
         )
