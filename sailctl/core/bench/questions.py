@@ -1,9 +1,10 @@
 """The questions of a benchmark: rows of its VLMEvalKit table with their pictures, decoded when they are asked.
 
-One pass over the table notes where each row lies and hashes what it asks; a gigabyte of pictures leaves some hundred
-bytes a row in memory. A row whose pictures cannot be used stays a question, that it may be scored as wrong, and is told
-in `rejects`. The schema is VLMEvalKit's (`vlmeval/dataset/image_base.py`): `image` holds base64, a list of such, or the
-index of a row whose picture it repeats; without that column `image_path` names files.
+One pass over the table notes where each row lies, and what is drawn of it is hashed; a gigabyte of pictures leaves some
+hundred bytes a row in memory. A row whose pictures cannot be used stays a question, that it may be scored as wrong, and
+is told in `rejects`. The schema is VLMEvalKit's (`vlmeval/dataset/image_base.py`): `image` holds base64, a list of
+such, or the index of a row whose picture it repeats; without that column `image_path` names files. Benchmarks that
+sailctl scores itself are read from Parquet and tars, too (`layouts.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, overload
 
 import pybase64
 
+from sailctl.core.bench.layouts import Records, find_records
 from sailctl.core.bench.prompts import Prompt, Rule, prompt, rule_of
-from sailctl.core.bench.tsv import Row, Table
+from sailctl.core.bench.references import LOOKED_FOR, OWN_METRICS, PICTURES, references_of
+from sailctl.core.bench.tsv import Row, Table, plain_index
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.images import image_size
 
@@ -76,8 +79,15 @@ class Questions(Sequence[Question]):
         rule = rule_of(benchmark.prompt)
         self._table = _open(benchmark, path, rule)
         self._has_images = bool({"image", "image_path"} & set(self._table.columns))
+        self._needs_references = benchmark.metric in OWN_METRICS
         self._places: dict[str, int] = {}
         self._entries = self._select(self._scan(), seed)
+        for position, entry in enumerate(self._entries):
+            if not entry.content:
+                self._entries[position] = self._entry(entry.index, entry.offset, entry.line)
+        told = [reject.detail for reject in self.rejects.values() if reject.reason == "no_answer"]
+        if told and len(told) == len(self._entries):
+            raise UsageError(f"{path}: not one row has a reference; looked for {LOOKED_FOR}")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -91,8 +101,8 @@ class Questions(Sequence[Question]):
         if isinstance(position, slice):
             return [self[one] for one in range(*position.indices(len(self)))]
         entry = self._entries[position]
-        cells = self._table.row(entry.offset)
-        images: tuple[bytes, ...] = () if entry.index in self.rejects else self._images(cells)
+        cells = self._cells(entry)
+        images: tuple[bytes, ...] = () if entry.index in self.rejects else self._images(cells, entry.offset)
         asked = self._prompt(cells, len(images))
         row = {name: text for name, text in cells.items() if name != "image"}
         return Question(entry.index, asked.text, tuple(images[i] for i in asked.order), entry.group, row)
@@ -110,6 +120,10 @@ class Questions(Sequence[Question]):
         """The group of every question, without looking at pictures again."""
         return [entry.group for entry in self._entries]
 
+    def row(self, position: int) -> Mapping[str, str]:
+        """A question's columns without its pictures, which are not looked at."""
+        return {name: text for name, text in self._cells(self._entries[position]).items() if name != "image"}
+
     def content(self, position: int) -> str:
         """A hash of a question's prompt and pictures."""
         return self._entries[position].content
@@ -126,16 +140,21 @@ class Questions(Sequence[Question]):
     # --- the one pass --------------------------------------------------------------------------------------------
 
     def _scan(self) -> list[_Entry]:
+        """An entry for each row that counts; without content where pictures are looked at later.
+
+        That is so where only some are drawn, and of rows that show another row's picture, which may stand further down.
+        """
         rows: list[_Entry] = []
         lines: dict[str, int] = {}
-        repeats: dict[str, str] = {}  # rows that show another row's picture, which may stand further down
         wanted = self.benchmark.split
+        is_table = isinstance(self._table, Table)
+        at_once = is_table and self.benchmark.limit is None
         for row in self._table:
-            index = _index(row, self.path)
+            index = self._index(row)
             if index in lines:
                 raise DataError(
-                    f"{self.path}: index {index!r} stands in line {lines[index]} and again in line {row.line}; "
-                    "every question needs one of its own"
+                    f"{self.path}: index {index!r} stands in {self._table.where(lines[index])} and again in "
+                    f"{self._table.where(row.line)}; every question needs one of its own"
                 )
             lines[index] = row.line
             self._places[index] = row.offset
@@ -143,31 +162,35 @@ class Questions(Sequence[Question]):
                 self.excluded[f"split is not {wanted}"] += 1
             elif self._has_images and not _shown(row.cells):
                 self.excluded["no image, which VLMEvalKit leaves out"] += 1
-            elif _is_reference(cell := _cell(row.cells, "image")):
-                repeats[index] = cell
-                rows.append(_Entry(index, row.offset, row.line, "", "", 0, ()))
+            elif at_once and not _is_reference(_cell(row.cells, "image")):
+                rows.append(self._entry(index, row.offset, row.line, row.cells))
             else:
-                rows.append(self._entry(index, row))
-        for position, entry in enumerate(rows):
-            if entry.index in repeats:  # now every row's place is known
-                rows[position] = self._entry(entry.index, Row(entry.offset, entry.line, self._table.row(entry.offset)))
+                rows.append(_Entry(index, row.offset, row.line, "", "", 0, ()))
         return rows
 
-    def _entry(self, index: str, row: Row) -> _Entry:
+    def _entry(self, index: str, offset: int, line: int, cells: Mapping[str, str] | None = None) -> _Entry:
         images: tuple[bytes, ...] = ()
         sizes: tuple[tuple[int, int], ...] = ()
         try:
-            images = self._images(row.cells)
+            cells = self._table.row(offset) if cells is None else cells
+            if self._needs_references:
+                references_of(cells, self.benchmark.metric)
+            images = self._images(cells, offset)
             sizes = tuple(image_size(image) for image in images)
         except SampleError as error:
             images = ()
-            self.rejects[index] = Reject(error.reason, f"{self.path.name} line {row.line}: {error.detail}")
-        asked = self._prompt(row.cells, len(images))
+            self.rejects[index] = Reject(error.reason, f"{self.path.name} {self._table.where(line)}: {error.detail}")
+        asked = self._prompt(cells or {}, len(images))
         digests = [hashlib.blake2b(image, digest_size=16).hexdigest() for image in images]
         told = repr((asked.text, [digests[i] for i in asked.order]))
         content = hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         group = hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest() if digests else index
-        return _Entry(index, row.offset, row.line, group, content, len(asked.text), sizes)
+        return _Entry(index, offset, line, group, content, len(asked.text), sizes)
+
+    def _index(self, row: Row) -> str:
+        if index := plain_index(row.cells["index"]):
+            return index
+        raise DataError(f"{self.path}: {self._table.where(row.line)} has no index")
 
     def _select(self, entries: list[_Entry], seed: int) -> list[_Entry]:
         """All questions, or a subset that depends on seed and index alone: a larger one holds every smaller one."""
@@ -179,7 +202,6 @@ class Questions(Sequence[Question]):
             return hashlib.blake2b(f"{seed} {entry.index}".encode("utf-8", "surrogatepass")).digest()
 
         drawn = {entry.index for entry in sorted(entries, key=lot)[:limit]}
-        self.rejects = {index: reject for index, reject in self.rejects.items() if index in drawn}
         self.excluded["not drawn into the subset"] += len(entries) - limit
         return [entry for entry in entries if entry.index in drawn]
 
@@ -188,8 +210,19 @@ class Questions(Sequence[Question]):
     def _prompt(self, cells: Mapping[str, str], num_images: int) -> Prompt:
         return prompt(self.benchmark.prompt, self.benchmark.dataset, cells, num_images)
 
-    def _images(self, cells: Mapping[str, str]) -> tuple[bytes, ...]:
+    def _cells(self, entry: _Entry) -> dict[str, str]:
+        """The cells of a row; of one that cannot be read, its index."""
+        try:
+            return self._table.row(entry.offset)
+        except SampleError:
+            if entry.index not in self.rejects:
+                raise DataError(f"{self.path}: {self._table.where(entry.line)} has changed since it was read") from None
+            return {"index": entry.index}
+
+    def _images(self, cells: Mapping[str, str], offset: int) -> tuple[bytes, ...]:
         """The encoded pictures of a row, in the row's order. Raises SampleError."""
+        if isinstance(self._table, Records):
+            return self._table.images(offset, self._file)
         cell = _cell(cells, "image")
         if not cell:
             return tuple(self._file(name) for name in _listed(_cell(cells, "image_path")) if name)
@@ -219,28 +252,36 @@ class Questions(Sequence[Question]):
 def questions(benchmark: Benchmark, root: Path, *, seed: int = SEED) -> Questions:
     """The questions of a benchmark from `root/DATASET.tsv`.
 
-    Raises UsageError where that file is not there, naming it and the columns it has to have, or where it lacks some;
-    DataError for a file that is no such table, and for one that uses an index twice.
+    Those of a metric in `OWN_METRICS` may lie in `root/DATASET.parquet` or the folder `root/DATASET` (Parquet or tars)
+    instead. Raises UsageError where nothing is there, naming what was looked for and what it has to hold, or where a
+    file lacks some; DataError for files that are damaged or use an index twice.
     """
-    return Questions(benchmark, root / f"{benchmark.dataset}.tsv", seed=seed)
+    path = root / f"{benchmark.dataset}.tsv"
+    if benchmark.metric in OWN_METRICS and not path.is_file():
+        others = (root / f"{benchmark.dataset}.parquet", root / benchmark.dataset)
+        path = next((other for other in others if other.exists()), path)
+    return Questions(benchmark, path, seed=seed)
 
 
-def _open(benchmark: Benchmark, path: Path, rule: Rule) -> Table:
+def _open(benchmark: Benchmark, path: Path, rule: Rule) -> Table | Records:
     columns = ["index", *rule.columns, *(["split"] if benchmark.split is not None else [])]
+    if benchmark.metric in OWN_METRICS:
+        if path.suffix != ".tsv":
+            return find_records(path, benchmark.metric, with_split=benchmark.split is not None)
+        if not path.is_file():
+            folder = path.with_suffix("")
+            raise UsageError(
+                f"{path}: not there, nor are {folder}.parquet and the folder {folder}; {benchmark.name} needs one of "
+                f"them: a tab-separated table with the columns index, image (base64) or image_path, and references (a "
+                f"JSON list) or answer; Parquet with a column of pictures ({', '.join(PICTURES[:3])}) and one of "
+                f"references ({LOOKED_FOR}); or WebDataset tars with pictures and json or txt"
+            )
     if not path.is_file():
         raise UsageError(
             f"{path}: not there; {benchmark.name} needs VLMEvalKit's table of {benchmark.dataset}: tab-separated, with "
             f"the columns {', '.join(columns)}, answer and image (base64) or image_path"
         )
     return Table(path, columns)
-
-
-def _index(row: Row, path: Path) -> str:
-    """A row's index as pandas and VLMEvalKit write it: whole numbers without leading zeros, all else as it stands."""
-    index = row.cells["index"].strip()
-    if not index:
-        raise DataError(f"{path}: line {row.line} has no index")
-    return str(int(index)) if index.isascii() and index.isdigit() else index
 
 
 def _cell(cells: Mapping[str, str], column: str) -> str:

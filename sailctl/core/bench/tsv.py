@@ -64,6 +64,10 @@ class Table:
         _, _, line, cells = next(self._records(offset, 0))
         return self._named(cells, line)
 
+    def where(self, line: int) -> str:
+        """How a message names a row."""
+        return f"line {line}"
+
     def close(self) -> None:
         """Let go of the file."""
         self._handle.close()
@@ -111,6 +115,12 @@ class Table:
     def _unreadable(self, number: int, error: Exception) -> DataError:
         reason = f"is not UTF-8 ({error.reason})" if isinstance(error, UnicodeDecodeError) else f"is no row: {error}"
         return DataError(f"{self.path}: line {number} {reason}")
+
+
+def plain_index(text: str) -> str:
+    """An index as pandas and VLMEvalKit write it: whole numbers without leading zeros, all else as it is."""
+    text = text.strip()
+    return str(int(text)) if text.isascii() and text.isdigit() else text
 
 
 class _Lines:
