@@ -60,6 +60,7 @@ class Browser:
         page = self._pages[session] = Page(self, session, target)
         for domain in ("Page", "Runtime", "Log", "Network", "Audits"):
             page.send(f"{domain}.enable")
+        page.send("Page.bringToFront")  # a hidden tab draws nothing, and so never scrolls
         page.resize(width, height)
         return page
 
@@ -151,14 +152,13 @@ class Page:
             raise RuntimeError(f"{expression}: {details.get('exception', {}).get('description', details['text'])}")
         return found["result"].get("value")
 
-    def wait_for(self, expression: str) -> Any:
-        """Wait until an expression is truthy, and return its value."""
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression is true, or a thing that is there."""
         deadline = time.monotonic() + DEADLINE_S
-        while not (value := self.evaluate(expression)):
+        while not self.evaluate(f"Boolean({expression})"):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"never so within {DEADLINE_S:g} s: {expression}; problems: {self.problems}")
             time.sleep(0.02)
-        return value
 
     def text(self, selector: str) -> str:
         """What is to be read in an element."""
@@ -192,9 +192,10 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
 
     def choose(self, selector: str, value: str) -> None:
-        """Set a field or a choice to a value, as a user who has done so."""
+        """Set a field or a choice to a value, as a user who has done so; an error where it does not take that value."""
         self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = {json.dumps(value)};"
+            f"if (e.value !== {json.dumps(value)}) throw Error('has no such value');"
             "for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true})); })()"
         )
 
