@@ -1,6 +1,7 @@
 # make demo: the embedded recipe end to end, on any machine with Python 3.11 or newer.
 # make scorer: VLMEvalKit, which scores benchmarks, in an environment of its own.
-# make test: what CI runs. All make .venv first; PYTHON=python3.12 chooses another interpreter.
+# make test: what CI runs; it looks at pages in Chromium, which .ci/install-chromium installs.
+# All make .venv first; PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 VENV := .venv
