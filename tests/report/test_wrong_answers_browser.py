@@ -127,8 +127,8 @@ def test_keys_and_buttons_leaf(opened: Page) -> None:
     assert opened.text("#count") == "8 of 8"
     opened.press("Control+k")  # belongs to the browser
     assert opened.text("#count") == "8 of 8"
-    opened.press("/", "k", "j", "Enter")  # typed, not leafed
-    assert opened.evaluate("document.querySelector('#search').value") == "kj"
+    opened.press("/", "k", "k", "Enter")  # typed, not leafed
+    assert opened.evaluate("document.querySelector('#search').value") == "kk"
     assert opened.text("#count") in ("8 of 8", "none")  # before or after the search
     opened.wait_for("document.querySelector('#count').textContent === 'none'")
 
