@@ -1,4 +1,4 @@
-"""`sailctl bench`: score a checkpoint on held-out questions, beside chance, its blind self and its untrained self."""
+"""`sailctl bench`: score a model on a suite of benchmarks, or finished scores against one another."""
 
 from __future__ import annotations
 
@@ -9,112 +9,106 @@ import typer
 
 from sailctl.commands._options import DeviceOpt, DryRunOpt, JsonOpt, MeasuredCheckpointOpt
 
-BenchOutOpt = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        help="Folder of the results; by default bench/ in the run, or runs/bench/NAME-HASH for a foreign model folder.",
-        metavar="PATH",
-    ),
-]
+S = typer.Option
 
 
 def bench(
     suite: Annotated[
         str | None,
-        typer.Option(
+        S(
             "--suite",
             help="sail18, opencompass8, card14, understanding, synth, a YAML file, or dataset:NAME; without it synth.",
             metavar="NAME|PATH",
         ),
     ] = None,
     checkpoint: MeasuredCheckpointOpt = None,
-    out: BenchOutOpt = None,
-    samples: Annotated[
-        int | None, typer.Option("--samples", help="Questions a task; without it the recipe's number.", min=1)
+    run: Annotated[Path | None, S("--run", help="Every checkpoint of a run, one after another.", metavar="RUN")] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        S("--endpoint", help="Who answers instead: an OpenAI-compatible server; repeatable.", metavar="URL"),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Another seed asks other questions.", min=0)] = None,
+    model: Annotated[str | None, S("--model", help="The model as --endpoint serves it.", metavar="NAME")] = None,
+    api_key_env: Annotated[
+        str, S("--api-key-env", help="Environment variable that holds the endpoints' key.", metavar="NAME")
+    ] = "OPENAI_API_KEY",
+    data: Annotated[
+        Path | None,
+        S("--data", help="Folder of the benchmarks' tables; without it $LMUData or ~/LMUData.", metavar="DIR"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        S("--out", help="Folder of the results; by default bench-SUITE in the run, or in runs/bench.", metavar="PATH"),
+    ] = None,
+    samples: Annotated[int | None, S("--samples", help="At most so many questions a benchmark, drawn.", min=1)] = None,
+    seed: Annotated[int | None, S("--seed", help="Of what is drawn; for synth, of its questions.", min=0)] = None,
+    skip_missing: Annotated[bool, S("--skip-missing", help="Leave out benchmarks whose table is not there.")] = False,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Score the blind and the untrained model too.")
+        bool, S("--baselines/--no-baselines", help="Of synth, score the blind and the untrained model too.")
     ] = True,
+    judge_endpoint: Annotated[
+        list[str] | None, S("--judge-endpoint", help="Server of a judge; repeatable.", metavar="URL")
+    ] = None,
+    judge_model: Annotated[str | None, S("--judge-model", help="The judge as it is served.", metavar="NAME")] = None,
+    judge_api_key_env: Annotated[
+        str, S("--judge-api-key-env", help="Environment variable that holds the judge's key.", metavar="NAME")
+    ] = "OPENAI_API_KEY",
+    scorer_python: Annotated[
+        Path | None, S("--scorer-python", help="Interpreter of an environment with VLMEvalKit.", metavar="PATH")
+    ] = None,
+    published: Annotated[
+        Path | None, S("--published", help="JSON of published scores to compare with.", metavar="FILE")
+    ] = None,
+    published_model: Annotated[
+        str | None, S("--published-model", help="Whose row of --published.", metavar="NAME")
+    ] = None,
+    shard: Annotated[
+        str | None, S("--shard", help="Answer every n-th question from i on, score nothing.", metavar="i/n")
+    ] = None,
     from_scores: Annotated[
         Path | None,
-        typer.Option(
-            "--from-scores",
-            help="Only recompute the suite's averages from a JSON file of {model: {benchmark: raw score}}.",
-            metavar="FILE",
-        ),
+        S("--from-scores", help="Only the averages of {model: {benchmark: raw score}}.", metavar="FILE"),
     ] = None,
     compare: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--compare",
-            help="Only show finished benches side by side, later ones tested against the first; give it for each.",
-            metavar="RUN",
-        ),
+        S("--compare", help="Only finished benches side by side, tested against the first.", metavar="RUN"),
     ] = None,
     device: DeviceOpt = "auto",
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Score a checkpoint; without --checkpoint the newest run in runs/tiny. A rerun only asks what is not answered yet.
+    """Score a model; without --checkpoint the newest run in runs/tiny. A rerun only asks what is not answered yet.
 
     Examples
 
     $ sailctl bench --checkpoint runs/tiny/preference
 
-    $ sailctl bench --checkpoint path/to/InternVL --out results --samples 50
+    $ sailctl bench --suite sail18 --data tables --checkpoint path/to/InternVL
 
     $ sailctl bench --from-scores scores.json --suite sail18 --json
 
     $ sailctl bench --compare runs/a/bench --compare runs/b/bench
     """
     from sailctl.commands import output
-    from sailctl.core.bench.lineage import bench_config, check_suite, default_out, report_folder
+    from sailctl.core.bench.request import BenchRequest, show_comparison, show_recomputed
+    from sailctl.core.report.wrong_answers import write_wrong_answers
 
+    request = BenchRequest(
+        suite, checkpoint, run, tuple(endpoint or ()), model, api_key_env, data, out, samples, seed, skip_missing,
+        baselines, tuple(judge_endpoint or ()), judge_model, judge_api_key_env, scorer_python, published,
+        published_model, shard, device,
+    )  # fmt: skip
     if from_scores is not None:
-        from sailctl.core.bench.published import recompute, score_table
-
-        averages, remarks = recompute(from_scores, suite)
-        for remark in remarks:
-            output.console.print(remark, markup=False)
-        if json:
-            output.emit_json(averages)
-        else:
-            output.emit_table(f"{suite}: averages in points", *score_table(averages))
-        return
-
-    if compare:
-        from sailctl.core.bench.compare import comparison_table, side_by_side
-
-        found = side_by_side(compare)
-        if json:
-            output.emit_json(found)
-        else:
-            output.emit_table("points with 95% intervals, p adjusted for all benchmarks", *comparison_table(found))
-        return
-
-    from sailctl.core.bench.run import bench as run_bench
-    from sailctl.core.bench.run import plan, table
-    from sailctl.core.model.lookup import newest_stage
-
-    check_suite(suite or "synth")
-    path = newest_stage() if checkpoint is None else Path(checkpoint)
-    config = bench_config(path, samples=samples, seed=seed)
-    folder = out or default_out(path)
-    if dry_run:
-        planned = plan(path, config, folder, baselines=baselines)
-        if json:
-            output.emit_json(planned)
-        else:
-            output.emit_table("plan", ["setting", "value"], [[key, str(value)] for key, value in planned.items()])
-        return
-    with output.Reporter(json=json) as reporter:
-        results = run_bench(path, config, folder, device, reporter, baselines=baselines)
-    if json:
-        output.emit_json(results)
-        return
-    output.emit_table(f"{config.suite}, {results['overall']['n']} questions", *table(results))
-    output.emit_text(f"answers: {folder / 'samples.jsonl'}")
-    if (runs := report_folder(path)) is not None:
-        output.next_command(f"sailctl report --runs {runs}")
+        shown = show_recomputed(from_scores, suite)
+    elif compare:
+        shown = show_comparison(compare)
+    else:
+        with output.Reporter(json=json) as reporter:
+            shown = request.perform(reporter, dry_run=dry_run)
+    for remark in shown.remarks:
+        output.console.print(remark, markup=False)
+    pages = [f"wrong answers: {write_wrong_answers(folder).path}" for folder in shown.folders]
+    output.emit_result(shown.json, shown.tables, [*shown.lines, *pages], json=json)
+    if shown.next is not None and not json:
+        output.next_command(shown.next)
+    if shown.failure is not None:
+        raise shown.failure

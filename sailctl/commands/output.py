@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from rich.text import Text
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 # A pipe has no width: a table there is as wide as it needs to be, so that nothing is cut.
 _stdout = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 240)
+
+TableOf = tuple[str, list[str], list[list[str]]]
 
 SECONDS_BETWEEN_LINES = 15.0  # sparse enough for a log file, often enough to see that a run lives
 SECONDS_TO_FIRST_LINE = 3.0
@@ -50,6 +53,17 @@ def emit_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     with _stdout.capture() as drawn:
         _stdout.print(table)
     emit_text("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n")  # no blanks at the ends of lines
+
+
+def emit_result(value: Any, tables: Sequence[TableOf], lines: Sequence[str] = (), *, json: bool) -> None:
+    """A result for machines, or for people as tables (title, columns, rows) and lines."""
+    if json:
+        emit_json(value)
+        return
+    for table in tables:
+        emit_table(*table)
+    for line in lines:
+        emit_text(line)
 
 
 def next_command(line: str) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
-from typing import get_args
 
 from pydantic import ValidationError
 
-from sailctl.core.errors import CheckpointError, UsageError
+from sailctl.core.errors import CheckpointError
 from sailctl.core.schema.bench import BenchConfig
 from sailctl.core.schema.load import explain, read_yaml
 from sailctl.core.schema.recipe import Recipe
 
 ABOUT, RECIPE = "run.json", "recipe.yaml"
+MANIFEST = "manifest.json"  # of a complete checkpoint
 
 
 def run_of(path: Path) -> Path | None:
@@ -54,18 +55,6 @@ def recipe_of(run: Path) -> Recipe:
         raise CheckpointError(explain(error, Recipe, str(path))) from None
 
 
-def check_suite(name: str) -> None:
-    """Raise UsageError for a suite that does not exist, or whose questions cannot be asked."""
-    from sailctl.core.bench.suites import load_suite
-
-    known = get_args(BenchConfig.model_fields["suite"].annotation)
-    if load_suite(name).name not in known:
-        raise UsageError(
-            f"suite '{name}' has averages to be recomputed from scores (--from-scores FILE); questions are asked of "
-            f"{', '.join(known)}"
-        )
-
-
 def bench_config(checkpoint: Path, *, samples: int | None = None, seed: int | None = None) -> BenchConfig:
     """The `bench` section of the recipe that made a checkpoint (defaults for any other), with what was asked for."""
     run = run_of(checkpoint)
@@ -74,16 +63,24 @@ def bench_config(checkpoint: Path, *, samples: int | None = None, seed: int | No
     return config.model_copy(update={key: value for key, value in asked.items() if value is not None})
 
 
-def default_out(checkpoint: Path) -> Path:
+def checkpoints_of(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, in the order of their steps."""
+    return sorted(path.parent for path in (run / "checkpoints").glob(f"step-*/{MANIFEST}"))
+
+
+def default_out(checkpoint: Path, suite: str = "synth") -> Path:
     """`bench` in the checkpoint's run, `bench-STEP` for one checkpoint of it, `runs/bench/NAME-HASH` for another model.
 
-    The hash is of the folder's path: two model folders of one name keep their results apart.
+    The hash is of the folder's path: two model folders of one name keep their results apart. Any other suite than synth
+    has a folder of its own, which ends in its name.
     """
     run, path = run_of(checkpoint), checkpoint.resolve()
     step = path if path.name != "weights" else path.parent
+    ending = "" if suite == "synth" else "-" + re.sub(r"[^\w.+-]+", "-", suite)
     if run is None:
-        return Path("runs/bench") / f"{step.name}-{hashlib.blake2b(str(step).encode(), digest_size=3).hexdigest()}"
-    name = "bench" if step == run else f"bench-{step.name}"
+        digest = hashlib.blake2b(str(step).encode(), digest_size=3).hexdigest()
+        return Path("runs/bench") / f"{step.name}-{digest}{ending}"
+    name = ("bench" if step == run else f"bench-{step.name}") + ending
     return checkpoint / name if path == run else run / name
 
 

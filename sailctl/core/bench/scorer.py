@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,13 @@ def _prepare(job: Job, folder: Path) -> _Prepared:
         raise DataError(f"{job.questions_tsv}: there is no question {min(unknown)!r}, {len(unknown)} such predictions")
     if not prepared.questions:
         raise DataError(f"{benchmark.name}: no prediction to score")
+    if benchmark.metric == "mme":
+        pairs = Counter((cells["category"], cells["image_path"]) for cells in prepared.questions.values())
+        for (category, picture), number in pairs.items():
+            if number != 2:
+                raise DataError(
+                    f"{job.questions_tsv}: MME asks two questions about a picture; {picture} of {category} has {number}"
+                )
     shutil.rmtree(folder, ignore_errors=True)  # the kit would take up what an earlier run left
     columns = [name for name in table.columns if name != "image"]
     if "image" in table.columns and "image_path" not in columns:
@@ -243,8 +251,13 @@ def _scored(one: _Prepared, made: Headline, found: Found, judge: JudgeProxy | No
         raw=raw,
         kit=found.picked,
         items=items,
-        details={"table": found.table, "left_out": one.left_out, "files": str(one.folder)},
+        details={"table": _in_order(found.table), "left_out": one.left_out, "files": str(one.folder)},
         unparsed=tuple(item.index for item in items if not item.parsed),
         fallback=fallback,
         judge=judge.model if judge is not None and not by_rule else None,
     )
+
+
+def _in_order(table: Any) -> Any:
+    """Rows of a table by their text: VLMEvalKit goes through sets, whose order is another one in each process."""
+    return sorted(table, key=str) if isinstance(table, list) else table

@@ -1,0 +1,240 @@
+"""A bench of a suite: tables to questions, questions to answers, answers to scores, scores to result files.
+
+Answers are kept as they come (`answers.py`), a judge's, too; scoring is made anew from them each time. So the same
+command goes on after whatever stopped it, and asks nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sailctl.core.bench.answers import Answers, Store, answer_all
+from sailctl.core.bench.judge_proxy import JudgeProxy
+from sailctl.core.bench.predict import Reporter
+from sailctl.core.bench.questions import Questions, questions
+from sailctl.core.bench.scorer import Job, Scored, score_all
+from sailctl.core.bench.scorer_run import find_python
+from sailctl.core.bench.suite_results import SampleWriter, averages, compare_published, entry, failure
+from sailctl.core.bench.suites import Benchmark, Suite
+from sailctl.core.errors import Interrupted, SailctlError, UsageError
+from sailctl.core.files import write_json
+from sailctl.core.records import Score
+
+if TYPE_CHECKING:
+    from sailctl.core.bench.remote import Respondent
+    from sailctl.core.engines.ask import Engine
+
+RESULTS = "results.json"
+JUDGED, CAPTIONS_JUDGED = "judge.jsonl", "judge-captions.jsonl"
+UNDERSTANDING = ("caption", "ocr", "element_f1")
+PICTURES = 500  # of wrong answers of each benchmark that are kept
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteJob:
+    """What is benched and how; `about` goes into results.json as it is and says who answered.
+
+    `judge` opens the judge's engine. `share` asks one worker's part of the questions and scores nothing. `published` is
+    a model's name and its row in points.
+    """
+
+    asked: str  # the suite's name or file, as it was asked for
+    suite: Suite
+    tables: Path
+    out: Path
+    about: Mapping[str, Any]
+    samples: int | None = None
+    seed: int = 0
+    share: tuple[int, int] | None = None
+    skip_missing: bool = False
+    scorer_python: Path | None = None
+    judge: Callable[[], Engine] | None = None
+    published: tuple[str, Mapping[str, float]] | None = None
+
+
+def run_suite(open_respondent: Callable[[], Respondent], job: SuiteJob, reporter: Reporter) -> dict[str, Any]:
+    """Bench whoever `open_respondent` gives, and return what results.json holds; the model is loaded after the tables
+    are found to be in order.
+
+    A benchmark that cannot be scored has its `error` there, the others go on. Raises UsageError for tables that are
+    missing, all of them at once, and for a folder with another model's results; Interrupted at Ctrl-C.
+    """
+    began = time.perf_counter()
+    if job.share is None and any(one.metric not in UNDERSTANDING for one in job.suite.benchmarks):
+        find_python(job.scorer_python)  # before hours of answers, not after them
+    sets = _open_tables(job, reporter)
+    try:
+        identity, answers = _answer(open_respondent, job, sets, reporter)
+        if job.share is not None:
+            counts = {name: {"answered": len(one.texts) - len(one.failed)} for name, one in answers.items()}
+            return {"suite": job.asked, **job.about, "share": list(job.share), "benchmarks": counts}
+        results = {"answered_by": identity, **_score(job, sets, answers, reporter)}
+        results["perf"] = {"seconds": round(time.perf_counter() - began, 3)}
+        write_json(job.out / RESULTS, results)
+        return results
+    except KeyboardInterrupt:
+        raise Interrupted(f"the answers so far are kept in {job.out}; the same command asks only the others") from None
+    finally:
+        for one in sets:
+            one.close()
+
+
+def plan_suite(job: SuiteJob) -> list[dict[str, Any]]:
+    """For each benchmark where its table should be and is, how it is asked and who scores it; no table is read."""
+    rows = []
+    for benchmark in job.suite.benchmarks:
+        path = find_table(benchmark, job.tables)
+        rows.append(
+            {
+                "benchmark": benchmark.name,
+                "table": str(path or job.tables / f"{benchmark.dataset}.tsv"),
+                "there": path is not None,
+                "metric": benchmark.metric,
+                "prompt": benchmark.prompt,
+                "max_tiles": benchmark.max_tiles,
+                "max_new_tokens": benchmark.max_new_tokens,
+                "questions": _limit(benchmark, job.samples) or "all",
+                "judge": None if not benchmark.judge else "yes" if job.judge is not None else "none: fallback",
+            }
+        )
+    return rows
+
+
+def find_table(benchmark: Benchmark, root: Path) -> Path | None:
+    """Where a benchmark's questions lie: a table, a Parquet file, or a folder of such or of tars; None if nowhere."""
+    places = (root / f"{benchmark.dataset}{ending}" for ending in (".tsv", ".parquet", ""))
+    return next((path for path in places if path.is_file() or (path.is_dir() and path.suffix == "")), None)
+
+
+def _open_tables(job: SuiteJob, reporter: Reporter) -> list[Questions]:
+    """The questions of every benchmark. Raises one UsageError that names every table that is not there."""
+    sets: list[Questions] = []
+    missing: list[str] = []
+    for benchmark in job.suite.benchmarks:
+        if find_table(benchmark, job.tables) is None:
+            missing.append(f"{benchmark.dataset}.tsv")
+    if missing and (not job.skip_missing or len(missing) == len(job.suite.benchmarks)):
+        hint = "" if len(missing) == len(job.suite.benchmarks) else "; --skip-missing benches the others"
+        first = next(one for one in job.suite.benchmarks if find_table(one, job.tables) is None)
+        if len(missing) == 1:
+            questions(first, job.tables, seed=job.seed)  # says which columns it has to have
+        raise UsageError(
+            f"{job.tables}: lacks {len(missing)} of the {len(job.suite.benchmarks)} tables of {job.suite.name}: "
+            f"{', '.join(missing)}; they are VLMEvalKit's tables, looked for in --data DIR{hint}"
+        )
+    for name in missing:
+        reporter.info(f"{job.tables / name}: not there; benched without it")
+    there = [one for one in job.suite.benchmarks if f"{one.dataset}.tsv" not in missing]
+    reporter.start("tables", len(there), unit="tables")
+    try:
+        for benchmark in there:
+            limited = replace(benchmark, limit=_limit(benchmark, job.samples))
+            sets.append(questions(limited, job.tables, seed=job.seed))
+            reporter.update(len(sets))
+    except BaseException:
+        for one in sets:
+            one.close()
+        raise
+    reporter.finish()
+    return sets
+
+
+def _limit(benchmark: Benchmark, samples: int | None) -> int | None:
+    known = [limit for limit in (benchmark.limit, samples) if limit is not None]
+    return min(known) if known else None
+
+
+def _answer(
+    open_respondent: Callable[[], Respondent], job: SuiteJob, sets: Sequence[Questions], reporter: Reporter
+) -> tuple[str, dict[str, Answers]]:
+    share = job.share or (0, 1)
+    with Store(job.out, share[0]) as store:
+        respondent = open_respondent()
+        _refuse_anothers(job.out / RESULTS, respondent.identity)
+        options: dict[str, Any] = {"identity": respondent.identity, "share": share, "reporter": reporter}
+        return respondent.identity, answer_all(respondent.engine, sets, store, **options)
+
+
+def _refuse_anothers(path: Path, identity: str) -> None:
+    """Raise UsageError where a folder holds the results of somebody else."""
+    if not path.exists():
+        return
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))["answered_by"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: is no result file of a suite's bench; choose another --out, or remove it") from None
+    if held != identity:
+        raise UsageError(f"{path}: holds the results of {held}, not of {identity}; choose another --out, or remove it")
+
+
+def _score(
+    job: SuiteJob, sets: Sequence[Questions], answers: Mapping[str, Answers], reporter: Reporter
+) -> dict[str, Any]:
+    scored: dict[str, Scored | SailctlError] = {}
+    counts: dict[str, Any] | None = None
+    kit = [one for one in sets if one.benchmark.metric not in UNDERSTANDING]
+    reporter.info(f"scoring {len(sets)} benchmarks")
+    if kit:
+        with ExitStack() as stack:
+            proxy = stack.enter_context(JudgeProxy(job.judge(), job.out / JUDGED, seed=job.seed)) if job.judge else None
+            jobs = [Job(one.benchmark, one.path, answers[one.benchmark.name].texts) for one in kit]
+            found = score_all(jobs, job.out / "scoring", scorer_python=job.scorer_python, judge=proxy)
+            scored |= {one.benchmark.name: result for one, result in zip(kit, found, strict=True)}
+            if proxy is not None:
+                counts = {"model": proxy.model, **proxy.counts()}
+    for one in sets:
+        if one.benchmark.metric in UNDERSTANDING:
+            from sailctl.core.bench.understanding import score_understanding
+
+            engine = job.judge() if job.judge is not None and one.benchmark.judge else None
+            texts = answers[one.benchmark.name].texts
+            try:
+                scored[one.benchmark.name] = score_understanding(
+                    one.benchmark, one, texts, judge=engine, cache=job.out / CAPTIONS_JUDGED
+                )
+            except SailctlError as error:
+                scored[one.benchmark.name] = error
+    return _results(job, sets, answers, scored, counts)
+
+
+def _results(
+    job: SuiteJob,
+    sets: Sequence[Questions],
+    answers: Mapping[str, Answers],
+    scored: Mapping[str, Scored | SailctlError],
+    counts: dict[str, Any] | None,
+) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    measured: dict[str, Score] = {}
+    raw: dict[str, float] = {}
+    writer = SampleWriter(job.out, PICTURES)
+    for one in sets:
+        name, result = one.benchmark.name, scored[one.benchmark.name]
+        if isinstance(result, SailctlError):
+            entries[name] = failure(one, result)
+            continue
+        rows = writer.add(one, answers[name], result)
+        entries[name], with_interval = entry(one, answers[name], result, rows, job.seed)
+        raw[name] = result.raw
+        if with_interval is not None:
+            measured[name] = with_interval
+    writer.close()
+    results: dict[str, Any] = {
+        "suite": job.asked,
+        **job.about,
+        "seed": job.seed,
+        "samples": job.samples,
+        "benchmarks": entries,
+        "averages": averages(job.suite, raw, measured),
+        "wrong": writer.wrong,
+        "judge": counts,
+    }
+    if job.published is not None:
+        compare_published(results, measured, job.published[1], job.published[0])
+    return results
