@@ -33,6 +33,8 @@ def edit_distance(left: str, right: str) -> int:
         return 0
     if not left or not right:
         return max(len(left), len(right))
+    if len(left) < len(right):
+        left, right = right, left  # a wide integer costs less than another round
     size = len(left)
     full, last = (1 << size) - 1, 1 << (size - 1)
     positions: dict[str, int] = {}
@@ -72,7 +74,11 @@ def anls(prediction: str, references: Sequence[str], threshold: float = 0.5) -> 
     Source: Biten et al., "Scene Text Visual Question Answering", ICCV 2019, equation 1 (threshold 0.5). The mean over
     cases is the caller's.
     """
-    near = similarity(prediction, references)
+    return thresholded(similarity(prediction, references), threshold)
+
+
+def thresholded(near: float, threshold: float = 0.5) -> float:
+    """A similarity as `anls` counts it: itself if 1 - it is below `threshold`, else 0."""
     return near if 1.0 - near < threshold else 0.0
 
 
