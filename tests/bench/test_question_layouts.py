@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -302,18 +303,30 @@ def test_one_split_alone(tmp_path: Path) -> None:
     assert [in_tar.content(n) for n in range(3)] == [found.content(n) for n in range(3)]
 
 
-@pytest.mark.parametrize("layout", ["parquet", "tar"])
+@pytest.mark.parametrize("layout", ["parquets", "tar"])
 def test_memory_stays_flat(tmp_path: Path, layout: str) -> None:
-    buffer = io.BytesIO()
-    Image.effect_noise((700, 700), 90).convert("RGB").save(buffer, format="BMP")
-    write(tmp_path, layout, [(str(n), buffer.getvalue(), ["x"]) for n in range(60)])  # 88 MB, one row group
-    allocated = pa.default_memory_pool()
-    before = allocated.bytes_allocated()
+    drawn = np.random.default_rng(0)
+    rows = []
+    for n in range(60):
+        buffer = io.BytesIO()
+        Image.fromarray(drawn.integers(0, 256, (700, 700, 3), dtype=np.uint8)).save(buffer, format="BMP")
+        rows.append((str(n), buffer.getvalue(), ["x"]))
+    write(tmp_path, layout, rows)  # 88 MB
+    del rows
+    before = pa.total_allocated_bytes()
     tracemalloc.start()
     found = questions(ocr(), tmp_path)
-    held = allocated.bytes_allocated() - before
+    assert pa.total_allocated_bytes() - before < 1e6
     kept, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
     assert len(found) == 60 and found.rejects == {}
-    assert kept < 5e6 and peak < 20e6
-    assert held < 45e6  # some rows decoded, of 88 MB
+    assert kept < 1e6 and peak < 20e6
+    held = []
+    for question in found:
+        assert len(question.images[0]) > 1.4e6
+        held.append(pa.total_allocated_bytes() - before)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25e6
+    assert max(held) < 40e6  # a row group of seven, compressed and not
+    found.close()
+    assert pa.total_allocated_bytes() - before < 1e6

@@ -59,7 +59,7 @@ class Records(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the files."""
+        """Let go of files and of what is held for speed; whatever is asked next opens them again."""
 
     def row(self, number: int) -> dict[str, str]:
         """Its cells: index, question where it has one, answer, references. Raises SampleError."""

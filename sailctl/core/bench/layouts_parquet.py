@@ -19,7 +19,8 @@ class ParquetRecords(Records):
     """Rows of Parquet files. A picture is bytes, a `{bytes, path}` struct, a path, or a list of these.
 
     A row's index is its column `index`, `id` or `__key__`, else its number over all files. Pictures of a row group are
-    decoded a few rows at a time, so reading forwards costs each group once, and going back begins it anew.
+    decoded a few rows at a time, so reading forwards costs each group once, and going back begins it anew. Parquet is
+    read by pages: in memory is one, compressed and not, and some writers make a row group of 1000 pictures one page.
     """
 
     def __init__(self, shards: Sequence[Path], metric: str, *, with_split: bool) -> None:
@@ -113,7 +114,7 @@ class ParquetRecords(Records):
         if self._open_shard is None or self._open_shard[0] != shard:
             self.close()
             try:
-                # mapped: a column's compressed bytes are never in memory as a whole
+                # mapped: a group's bytes are in the page cache only
                 self._open_shard = (shard, pyarrow.parquet.ParquetFile(self._shards[shard], memory_map=True))
             except (OSError, pyarrow.ArrowException) as error:
                 raise _damaged(self._shards[shard], error) from None

@@ -9,7 +9,6 @@ sailctl scores itself are read from Parquet and tars, too (`layouts.py`).
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-import pybase64
-
+from sailctl.core.bench.cells import cell, decoded, is_reference, is_shown, listed, unit_of
 from sailctl.core.bench.layouts import Records, find_records
 from sailctl.core.bench.prompts import Prompt, Rule, prompt, rule_of
 from sailctl.core.bench.references import LOOKED_FOR, OWN_METRICS, PICTURES, references_of
@@ -29,7 +27,6 @@ from sailctl.core.images import image_size
 if TYPE_CHECKING:
     from sailctl.core.bench.suites import Benchmark
 
-LONGEST_REFERENCE = 64  # characters of an `image` cell that may be another row's index; the smallest picture has more
 SEED = 0
 
 
@@ -66,6 +63,7 @@ class _Entry:
     content: str
     prompt_chars: int
     sizes: tuple[tuple[int, int], ...]
+    unit: str = ""  # what is drawn into a subset as one, where one is drawn
 
 
 class Questions(Sequence[Question]):
@@ -85,6 +83,8 @@ class Questions(Sequence[Question]):
         for position, entry in enumerate(self._entries):
             if not entry.content:
                 self._entries[position] = self._entry(entry.index, entry.offset, entry.line)
+        if isinstance(self._table, Records):
+            self._table.close()  # what it holds for speed; the next question opens it again
         told = [reject.detail for reject in self.rejects.values() if reject.reason == "no_answer"]
         if told and len(told) == len(self._entries):
             raise UsageError(f"{path}: not one row has a reference; looked for {LOOKED_FOR}")
@@ -160,12 +160,13 @@ class Questions(Sequence[Question]):
             self._places[index] = row.offset
             if wanted is not None and row.cells.get("split", "") != wanted:
                 self.excluded[f"split is not {wanted}"] += 1
-            elif self._has_images and not _shown(row.cells):
+            elif self._has_images and not is_shown(row.cells):
                 self.excluded["no image, which VLMEvalKit leaves out"] += 1
-            elif at_once and not _is_reference(_cell(row.cells, "image")):
+            elif at_once and not is_reference(cell(row.cells, "image")):
                 rows.append(self._entry(index, row.offset, row.line, row.cells))
             else:
-                rows.append(_Entry(index, row.offset, row.line, "", "", 0, ()))
+                unit = unit_of(self.benchmark.metric, index, row.cells)
+                rows.append(_Entry(index, row.offset, row.line, "", "", 0, (), unit))
         return rows
 
     def _entry(self, index: str, offset: int, line: int, cells: Mapping[str, str] | None = None) -> _Entry:
@@ -193,16 +194,25 @@ class Questions(Sequence[Question]):
         raise DataError(f"{self.path}: {self._table.where(row.line)} has no index")
 
     def _select(self, entries: list[_Entry], seed: int) -> list[_Entry]:
-        """All questions, or a subset that depends on seed and index alone: a larger one holds every smaller one."""
+        """All questions, or a subset that depends on seed and index alone: a larger one holds every smaller one.
+
+        What is judged together is drawn together.
+        """
         limit = self.benchmark.limit
         if limit is None or len(entries) <= limit:
             return entries
 
-        def lot(entry: _Entry) -> bytes:
-            return hashlib.blake2b(f"{seed} {entry.index}".encode("utf-8", "surrogatepass")).digest()
-
-        drawn = {entry.index for entry in sorted(entries, key=lot)[:limit]}
-        self.excluded["not drawn into the subset"] += len(entries) - limit
+        units: dict[str, list[_Entry]] = {}
+        for entry in entries:
+            units.setdefault(entry.unit, []).append(entry)
+        drawn: set[str] = set()
+        for unit in sorted(
+            units, key=lambda name: hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
+        ):
+            if drawn and len(drawn) + len(units[unit]) > limit:
+                break
+            drawn |= {entry.index for entry in units[unit]}
+        self.excluded["not drawn into the subset"] += len(entries) - len(drawn)
         return [entry for entry in entries if entry.index in drawn]
 
     # --- cells ---------------------------------------------------------------------------------------------------
@@ -223,16 +233,16 @@ class Questions(Sequence[Question]):
         """The encoded pictures of a row, in the row's order. Raises SampleError."""
         if isinstance(self._table, Records):
             return self._table.images(offset, self._file)
-        cell = _cell(cells, "image")
-        if not cell:
-            return tuple(self._file(name) for name in _listed(_cell(cells, "image_path")) if name)
-        if _is_reference(cell):
-            if (place := self._places.get(cell)) is None:
-                raise SampleError("bad_image", f"image {cell!r} is neither base64 nor another row's index")
-            cell = _cell(self._table.row(place), "image")
-            if not cell or _is_reference(cell):
+        shown = cell(cells, "image")
+        if not shown:
+            return tuple(self._file(name) for name in listed(cell(cells, "image_path")) if name)
+        if is_reference(shown):
+            if (place := self._places.get(shown)) is None:
+                raise SampleError("bad_image", f"image {shown!r} is neither base64 nor another row's index")
+            shown = cell(self._table.row(place), "image")
+            if not shown or is_reference(shown):
                 raise SampleError("no_image", "the row whose image it repeats has none of its own")
-        return tuple(_decoded(text) for text in _listed(cell))
+        return tuple(decoded(text) for text in listed(shown))
 
     def _file(self, name: str) -> bytes:
         """A picture named by a path, looked for where VLMEvalKit keeps a dataset's pictures and beside the table."""
@@ -256,11 +266,16 @@ def questions(benchmark: Benchmark, root: Path, *, seed: int = SEED) -> Question
     instead. Raises UsageError where nothing is there, naming what was looked for and what it has to hold, or where a
     file lacks some; DataError for files that are damaged or use an index twice.
     """
+    return Questions(benchmark, table_path(benchmark, root), seed=seed)
+
+
+def table_path(benchmark: Benchmark, root: Path) -> Path:
+    """Where a benchmark's questions lie, or would be looked for first."""
     path = root / f"{benchmark.dataset}.tsv"
     if benchmark.metric in OWN_METRICS and not path.is_file():
         others = (root / f"{benchmark.dataset}.parquet", root / benchmark.dataset)
         path = next((other for other in others if other.exists()), path)
-    return Questions(benchmark, path, seed=seed)
+    return path
 
 
 def _open(benchmark: Benchmark, path: Path, rule: Rule) -> Table | Records:
@@ -282,36 +297,3 @@ def _open(benchmark: Benchmark, path: Path, rule: Rule) -> Table | Records:
             f"the columns {', '.join(columns)}, answer and image (base64) or image_path"
         )
     return Table(path, columns)
-
-
-def _cell(cells: Mapping[str, str], column: str) -> str:
-    text = cells.get(column, "").strip()
-    return "" if text == "nan" else text  # as pandas writes an absent cell in some files
-
-
-def _shown(cells: Mapping[str, str]) -> bool:
-    return any(_cell(cells, column) for column in ("image", "image_path"))
-
-
-def _is_reference(cell: str) -> bool:
-    return 0 < len(cell) <= LONGEST_REFERENCE and not cell.startswith("[")
-
-
-def _listed(cell: str) -> list[str]:
-    """A cell's entries: those of a list written as Python writes one, else the cell itself."""
-    if not (cell.startswith("[") and cell.endswith("]")):
-        return [cell]
-    try:
-        found = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
-        raise SampleError("bad_image", "a list of images that is not a list of texts")
-    return found
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return pybase64.b64decode("".join(text.split()), validate=True)
-    except ValueError as error:
-        raise SampleError("bad_image", f"{len(text)} characters that are not base64 ({error})") from None
