@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sailctl.core.bench.answers import Answers, Store, answer_all
 from sailctl.core.bench.judge_proxy import JudgeProxy
 from sailctl.core.bench.predict import Reporter
-from sailctl.core.bench.questions import Questions, questions
+from sailctl.core.bench.questions import Questions, questions, table_path
 from sailctl.core.bench.scorer import Job, Scored, score_all
 from sailctl.core.bench.scorer_run import find_python
 from sailctl.core.bench.suite_results import SampleWriter, averages, compare_published, entry, failure
@@ -89,12 +89,12 @@ def plan_suite(job: SuiteJob) -> list[dict[str, Any]]:
     """For each benchmark where its table should be and is, how it is asked and who scores it; no table is read."""
     rows = []
     for benchmark in job.suite.benchmarks:
-        path = find_table(benchmark, job.tables)
+        path = table_path(benchmark, job.tables)
         rows.append(
             {
                 "benchmark": benchmark.name,
-                "table": str(path or job.tables / f"{benchmark.dataset}.tsv"),
-                "there": path is not None,
+                "table": str(path),
+                "there": path.exists(),
                 "metric": benchmark.metric,
                 "prompt": benchmark.prompt,
                 "max_tiles": benchmark.max_tiles,
@@ -106,31 +106,22 @@ def plan_suite(job: SuiteJob) -> list[dict[str, Any]]:
     return rows
 
 
-def find_table(benchmark: Benchmark, root: Path) -> Path | None:
-    """Where a benchmark's questions lie: a table, a Parquet file, or a folder of such or of tars; None if nowhere."""
-    places = (root / f"{benchmark.dataset}{ending}" for ending in (".tsv", ".parquet", ""))
-    return next((path for path in places if path.is_file() or (path.is_dir() and path.suffix == "")), None)
-
-
 def _open_tables(job: SuiteJob, reporter: Reporter) -> list[Questions]:
     """The questions of every benchmark. Raises one UsageError that names every table that is not there."""
     sets: list[Questions] = []
-    missing: list[str] = []
-    for benchmark in job.suite.benchmarks:
-        if find_table(benchmark, job.tables) is None:
-            missing.append(f"{benchmark.dataset}.tsv")
-    if missing and (not job.skip_missing or len(missing) == len(job.suite.benchmarks)):
-        hint = "" if len(missing) == len(job.suite.benchmarks) else "; --skip-missing benches the others"
-        first = next(one for one in job.suite.benchmarks if find_table(one, job.tables) is None)
+    paths = {one.name: table_path(one, job.tables) for one in job.suite.benchmarks}
+    missing = [one for one in job.suite.benchmarks if not paths[one.name].exists()]
+    if missing and (not job.skip_missing or len(missing) == len(paths)):
         if len(missing) == 1:
-            questions(first, job.tables, seed=job.seed)  # says which columns it has to have
+            questions(missing[0], job.tables, seed=job.seed)  # says what it has to hold
+        hint = "" if len(missing) == len(paths) else "; --skip-missing benches the others"
         raise UsageError(
-            f"{job.tables}: lacks {len(missing)} of the {len(job.suite.benchmarks)} tables of {job.suite.name}: "
-            f"{', '.join(missing)}; they are VLMEvalKit's tables, looked for in --data DIR{hint}"
+            f"{job.tables}: lacks {len(missing)} of the {len(paths)} tables of {job.suite.name}: "
+            f"{', '.join(paths[one.name].name for one in missing)}; --data DIR is where they are looked for{hint}"
         )
-    for name in missing:
-        reporter.info(f"{job.tables / name}: not there; benched without it")
-    there = [one for one in job.suite.benchmarks if f"{one.dataset}.tsv" not in missing]
+    for one in missing:
+        reporter.info(f"{paths[one.name]}: not there; benched without it")
+    there = [one for one in job.suite.benchmarks if one not in missing]
     reporter.start("tables", len(there), unit="tables")
     try:
         for benchmark in there:
@@ -138,8 +129,8 @@ def _open_tables(job: SuiteJob, reporter: Reporter) -> list[Questions]:
             sets.append(questions(limited, job.tables, seed=job.seed))
             reporter.update(len(sets))
     except BaseException:
-        for one in sets:
-            one.close()
+        for opened in sets:
+            opened.close()
         raise
     reporter.finish()
     return sets
