@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from sailctl.core.bench.questions import Questions, questions
+from sailctl.core.bench.references import LOOKED_FOR
 from sailctl.core.errors import DataError, UsageError
 from tests.helpers_bench import b64, benchmark, png, write_tsv
 from tests.helpers_data import write_tar
@@ -203,6 +205,12 @@ class TestPublicSchemas:
         assert {index: reject.reason for index, reject in found.rejects.items()} == {
             "1": "unsafe_path", "2": "no_image"
         }  # fmt: skip
+
+
+def test_the_page_names_every_field_in_the_order_in_which_it_counts() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "bench-understanding.md").read_text(encoding="utf-8")
+    order = page.partition("The whole order is\n")[2].partition(";")[0]
+    assert re.findall(r"`([^`]+)`", order) == LOOKED_FOR.split(", ")
 
 
 class TestRefusals:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sailctl.core.bench.elements import compare, elements, f1
 from sailctl.core.bench.judge_proxy import JUDGE_OPTIONS
@@ -42,6 +45,7 @@ ZH_SAID_OTHERWISE = (
 )
 EN_UNRELATED = "Rows of fresh vegetables fill the market stalls. A woman in a green apron weighs ripe tomatoes."
 ZH_UNRELATED = "市场的摊位上摆满了新鲜的蔬菜。穿绿色围裙的女人正在称成熟的西红柿。"
+WORDS = [*EN.split(), *re.findall("..?", ZH), "and", "的", ",", "。", "running", "two", "石狮子", "3", "(", "é", "\n"]
 CAPTIONS = {"en": (EN, EN_SAID_OTHERWISE, EN_UNRELATED), "zh": (ZH, ZH_SAID_OTHERWISE, ZH_UNRELATED)}
 
 
@@ -147,6 +151,11 @@ class TestJudge:
             )
             (asked,) = [json.loads(one)[0] for one in stub.asked]
         assert scored.raw == pytest.approx(85) and asked.startswith("请比较同一张图片的两段描述")
+        assert scored.details["foreign_references"] == 0
+
+    def test_english_references_of_a_chinese_dataset_are_counted(self, tmp_path: Path) -> None:
+        found = load(tmp_path, [["A dog."], ["一只狗"]], "DetailCaps_4870_CN")
+        assert score(found, {"0": "狗", "1": "狗"}, tmp_path).details["foreign_references"] == 1
 
     def test_faults_change_nothing(self, tmp_path: Path) -> None:
         found = load(tmp_path, [["a reference"]] * 60)
@@ -190,6 +199,17 @@ class TestJudge:
                 scored = score(found, {"0": "A red car."}, tmp_path, pool(stub))
                 assert scored.raw == 100.0 and scored.judge is None
             assert not stub.asked
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(WORDS), max_size=40), st.sampled_from(["en", "zh"]))
+def test_any_text_has_a_score_and_equals_itself(words: list[str], language: str) -> None:
+    text, other = " ".join(words), "".join(words[::2])
+    found = compare(text, other, language)
+    assert all(0.0 <= value <= 1.0 for value in found.values()) and 0.0 <= f1(found) <= 1.0
+    if language == "en":  # where elements are equal or not, neither side is favoured
+        assert found == compare(other, text, language)
+    assert f1(compare(text, text, language)) == float(any(elements(text, language).values()))
 
 
 class TestElements:

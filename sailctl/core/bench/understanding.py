@@ -41,12 +41,16 @@ RULES = {
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """An answer and what it is compared with; no references where the question was rejected."""
+    """An answer and what it is compared with; no references where the question was rejected.
+
+    `language` is the dataset's; `is_foreign` says that the references are in another one.
+    """
 
     index: str
     text: str
     references: tuple[str, ...]
     language: str
+    is_foreign: bool
 
 
 def score_understanding(
@@ -85,7 +89,10 @@ def _cases(questions: Questions, texts: Mapping[str, str]) -> Iterator[_Case]:
             references: tuple[str, ...] = ()
             if index not in questions.rejects:
                 references = tuple(references_of(questions.row(position), benchmark.metric))
-            yield _Case(index, texts[index], references, language_of(benchmark.dataset, " ".join(references)))
+            joined = " ".join(references)
+            language = language_of(benchmark.dataset, joined)
+            is_foreign = bool(references) and language_of("", joined) != language
+            yield _Case(index, texts[index], references, language, is_foreign)
 
 
 def _read(cases: Iterator[_Case], left_out: Mapping[str, Any]) -> Scored:
@@ -100,21 +107,28 @@ def _by_elements(cases: Iterator[_Case], left_out: Mapping[str, Any], fallback: 
 
     scores: dict[str, float] = {}
     parts: dict[str, list[float]] = {}
+    foreign = 0
     for case in cases:
+        foreign += case.is_foreign
         found = [compare(case.text, one, case.language) for one in case.references[:MAX_REFERENCES]]
         best = max(found, key=f1, default={})
         scores[case.index] = f1(best)
         for kind, value in best.items():
             parts.setdefault(kind, []).append(value)
     means = {kind: 100 * fmean(values) for kind, values in sorted(parts.items())}
-    return _scored(scores, {"rule": RULES["elements"], "f1": means, **left_out}, fallback=fallback)
+    return _scored(
+        scores, {"rule": RULES["elements"], "f1": means, "foreign_references": foreign, **left_out}, fallback=fallback
+    )
 
 
 def _judged(cases: Iterator[_Case], left_out: Mapping[str, Any], engine: Engine, cache: Path) -> Scored:
+    foreign = 0
     judgements: dict[str, Judgement | None] = {}  # in the questions' order; None where there is nothing to judge
 
     def items() -> Iterator[JudgeItem]:
+        nonlocal foreign
         for case in cases:
+            foreign += case.is_foreign
             judgements[case.index] = None
             if case.references and case.text.strip():
                 yield caption_quality(case.index, case.text, case.references[:MAX_REFERENCES], case.language)
@@ -137,7 +151,7 @@ def _judged(cases: Iterator[_Case], left_out: Mapping[str, Any], engine: Engine,
     }
     scores = {index: quality(values[index]) / 100 if index in values else 0.0 for index in judgements}
     unparsed = tuple(index for index, one in judgements.items() if one is not None and not one.parsed)
-    details: dict[str, Any] = {"rule": RULES["judge"], "judge": counts, **left_out}
+    details: dict[str, Any] = {"rule": RULES["judge"], "judge": counts, "foreign_references": foreign, **left_out}
     for name in ("precision", "recall") if values else ():
         details[name] = 10 * fmean(value[name] for value in values.values())  # of those that could be read
     return _scored(scores, details, unparsed=unparsed, judge=engine.model)
