@@ -11,10 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from sailctl.cli import app
 from sailctl.core.bench.elements import compare, elements, f1
 from sailctl.core.bench.judge_proxy import JUDGE_OPTIONS
 from sailctl.core.bench.questions import Questions, questions
@@ -24,8 +28,10 @@ from sailctl.core.bench.understanding import score_understanding
 from sailctl.core.engines.pool import HttpPool
 from sailctl.core.engines.secret import Secret
 from sailctl.core.errors import DataError, UsageError
+from tests.bench.oracle import Oracle
 from tests.bench.stub_judge import KEY, StubJudge
 from tests.helpers_bench import b64, benchmark, png, write_tsv
+from tests.helpers_data import write_tar
 
 EN = (
     "A small brown dog is sitting on a wooden bench beside two children. The man in a blue striped shirt holds a red "
@@ -299,3 +305,43 @@ def replace_benchmark(found: Questions, one: Any) -> Questions:
     """The questions as the suite has them."""
     found.benchmark = one
     return found
+
+
+def test_the_suite_by_the_command_from_parquet_and_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    answers: dict[str, str] = {}
+    for one in load_suite("understanding").benchmarks:
+        folder = tmp_path / "data" / one.dataset
+        folder.mkdir(parents=True)
+        names = [f"{one.name}/{n}" for n in range(6)]
+        if one.metric == "caption":
+            answers |= {name: told(n + 5, 8) for n, name in enumerate(names)}
+            references = dict.fromkeys(("GT_Caption_GPT4O", "GT_Caption_GPT4V", "GT_Caption_Gemini15Pro"), "A dog.")
+            records = [{"binary": png(n), "question": f"[{name}] What?", **references} for n, name in enumerate(names)]
+            pq.write_table(pa.Table.from_pylist(records), folder / "test-00000-of-00001.parquet")
+        else:
+            answers |= {name: "twenty-letters-in-it"[: 20 - 2 * n] for n, name in enumerate(names)}
+            said = {n: {"question": f"[{name}] Read.", "text": "twenty-letters-in-it"} for n, name in enumerate(names)}
+            members = [(f"{n}.png", png(n)) for n in said] + [(f"{n}.json", json.dumps(said[n]).encode()) for n in said]
+            write_tar(folder / "00000.tar", sorted(members))
+    with Oracle(answers) as oracle, StubJudge() as stub:
+        words = [
+            *("bench", "--suite", "understanding", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")),
+            *("--endpoint", oracle.url, "--model", "oracle", "--json"),
+        ]
+        judge = ["--judge-endpoint", stub.url, "--judge-model", "pinned-1"]
+        first = CliRunner().invoke(app, [*words, *judge])
+        asked = sum(stub.asked.values()), sum(oracle.asked.values())
+        again = CliRunner().invoke(app, [*words, *judge])
+        assert (sum(stub.asked.values()), sum(oracle.asked.values())) == asked == (12, 42)
+        without = CliRunner().invoke(app, words)
+    assert (first.exit_code, again.exit_code, without.exit_code) == (0, 0, 0), first.output
+    results, unjudged = json.loads(first.stdout), json.loads(without.stdout)
+    anls = (1 + 0.9 + 0.8 + 0.7 + 0.6 + 0) / 6  # the last is half of it
+    assert results["averages"]["Caption"]["score"] == pytest.approx((7.5 + 8) / 20)
+    assert results["averages"]["OCR"]["score"] == pytest.approx(anls)
+    assert results["averages"]["Overall"]["score"] == pytest.approx((2 * 15.5 / 20 + 5 * anls) / 7)
+    assert json.loads(again.stdout)["averages"] == results["averages"]
+    found = unjudged["benchmarks"]["DetailCaps-4870-EN"]
+    assert found["fallback"] == "element F1, no judge" and found["judge"] is None
+    assert results["benchmarks"]["DetailCaps-4870-EN"]["judge"] == "pinned-1"
