@@ -194,6 +194,16 @@ class TestPublicSchemas:
         write_parquet(tmp_path / "MJSynth.parquet", [{"image": {"bytes": png(4), "path": None}, "label": "Lube"}])
         assert self.one(tmp_path, "MJSynth")[1] == ["Lube"]
 
+    def test_several_pictures_stay_in_their_order(self, tmp_path: Path) -> None:
+        pictures = [{"bytes": png(n), "path": None} for n in (2, 1)]
+        write_parquet(tmp_path / "Pages.parquet", [{"images": pictures, "text": "t"}, {"images": None, "text": "t"}])
+        (found,) = questions(ocr("Pages"), tmp_path)
+        (tmp_path / "tar" / "Pages").mkdir(parents=True)
+        members = [("0.a.png", png(2)), ("0.b.png", png(1)), ("0.txt", b"t")]
+        write_tar(tmp_path / "tar" / "Pages" / "0.tar", members)
+        (same,) = questions(ocr("Pages"), tmp_path / "tar")
+        assert found.images == same.images == (png(2), png(1)) and found == same
+
     def test_pictures_named_by_a_path_lie_beside_the_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(png(5))
         records = [

@@ -234,6 +234,23 @@ class TestElements:
         assert elements("The dog is brown.", "en")["attributes"] == {("dog", "brown")}
         assert elements("A red car and a blue bus.", "en")["attributes"] == {("car", "red"), ("bus", "blue")}
 
+    def test_what_belongs_to_what(self) -> None:
+        found = elements(
+            "A smiling woman with long, curly hair stands in a bustling kitchen, near a coffee table.", "en"
+        )
+        assert found["attributes"] == {
+            ("woman", "smiling"),
+            ("hair", "long"),
+            ("hair", "curly"),
+            ("kitchen", "bustling"),
+        }
+        assert {("hair", "in", "kitchen"), ("kitchen", "near", "table")} <= found["relations"]
+        assert elements("A cat next to a cup.", "en")["relations"] == {("cat", "next-to", "cup")}
+        found = elements("这张图片展示了一名穿着黑色外套的中年男子骑着一辆红色的摩托车行驶在街道上。", "zh")
+        assert found["objects"] == {("外套",), ("男人",), ("摩托车",), ("道路",)}
+        assert found["attributes"] == {("外套", "黑"), ("男人", "中年"), ("摩托车", "红")}
+        assert found["relations"] == {("男人", "骑", "摩托车"), ("摩托车", "行驶", "道路")}
+
     def test_chinese_by_hand(self) -> None:
         found = elements(ZH, "zh")
         assert {one for (one,) in found["objects"]} == {

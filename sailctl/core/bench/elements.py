@@ -23,8 +23,10 @@ LISTS = Path(__file__).with_name("elements.yaml")
 WEIGHTS = {"objects": 5, "attributes": 5, "relations": 2}  # CAPTURE, section 3
 _SENTENCES = re.compile(r"(?:[.!?;](?=\s|$)|[。！？；\n])")
 _ENGLISH = re.compile(r"[a-z]+(?:['’-][a-z]+)*|\d+|[,:()]")
+_PHRASES = re.compile(r"\b(?:next to|in front of|on top of)\b")
+_DETERMINERS = ("a", "an", "the", "his", "her", "its", "their", "this", "that", "these", "those", "several", "some")
 _MEASURES = "个只名位辆张条件座棵把本朵块片扇台艘架匹头双对群排杯盘瓶碗支根颗栋间层幅盏种些"
-_COUNTED = re.compile(rf"([一二两三四五六七八九十几多数]+|\d+)[{_MEASURES}]")
+_COUNTED = re.compile(rf"([一二两三四五六七八九十几多数]+|\d+|[这那每某])[{_MEASURES}]")
 _HAN = re.compile(r"[\u3400-\u9fff]+|[A-Za-z0-9]+|[，、：（）,:()]")
 
 Token = tuple[str, str]  # kind (object, attribute, relation, stop, break) and stem
@@ -56,7 +58,8 @@ class _Sentence:
         elif kind == "attribute":
             self.waiting += (stem,)
         elif kind in ("relation", "break"):
-            self.settle()
+            if kind == "relation" or follows != "attribute":  # "long, curly hair" goes on
+                self.settle()
             if kind == "relation" and self.head:
                 if self.relation is not None:
                     self.relations.add((*self.relation, ""))
@@ -135,14 +138,18 @@ def _tokens(sentence: str, language: str) -> Iterator[Token]:
 
 def _english(sentence: str) -> Iterator[Token]:
     lists = _lists()["en"]
-    for word in _ENGLISH.findall(sentence.casefold()):
+    before = ""
+    joined = _PHRASES.sub(lambda match: match[0].replace(" ", "-"), sentence.casefold())
+    for word in _ENGLISH.findall(joined):
         if not word[0].isalnum():
             yield "break", word
             continue
         word = word.replace("’", "'").removesuffix("'s")
+        is_described, before = before in _DETERMINERS, word
         stem = _stem(word)
         stem = lists["synonyms"].get(stem, stem)
-        if word in lists["stop"] or stem in lists["stop"] or (word.endswith("ly") and word not in lists["object"]):
+        is_listed = word in lists["attribute"] or word in lists["object"]
+        if word in lists["stop"] or stem in lists["stop"] or (word.endswith("ly") and not is_listed):
             yield "stop", stem
         elif word in lists["preposition"]:
             yield "relation", word
@@ -150,6 +157,8 @@ def _english(sentence: str) -> Iterator[Token]:
             yield "attribute", stem
         elif word in lists["object"] or stem in lists["object"]:
             yield "object", stem
+        elif is_described and word.endswith("ing"):  # "a smiling woman"
+            yield "attribute", word
         elif (verb := _verb(word)) in _verbs() or (word.endswith("ing") and len(word) > 5):
             yield "relation", verb
         elif re.search(r"(?:.{3}ed|ful|less|ous|ive|able|ible|ish|-.*ed)$", word):
@@ -191,8 +200,8 @@ def _chinese(sentence: str) -> Iterator[Token]:
 
 
 def _counted(number: str) -> str:
-    """One of something is no attribute of it; a measure word parts two words either way."""
-    return " " if number == "一" else f" {number} "
+    """One of something, or this one, is no attribute of it; a measure word parts two words either way."""
+    return " " if number in "一这那每某" else f" {number} "
 
 
 def _segmented(text: str) -> Iterator[Token]:
