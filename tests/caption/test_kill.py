@@ -115,6 +115,19 @@ def test_killed_while_sealing_again_and_again(tmp_path: Path, data: Path) -> Non
     assert len(asked(tmp_path)) - SHARDS * EACH <= 4 * IN_FLIGHT
 
 
+def test_killed_between_manifest_and_journal(tmp_path: Path, data: Path) -> None:
+    """The journal of a sealed shard is no more than a leftover, and goes with the next run."""
+    dying = "import os; from sailctl.core.journal import Journal; Journal.remove = lambda self: os.kill(os.getpid(), 9)"
+    for _ in range(2):
+        process = start(tmp_path, data, delay_ms=1, first=dying)
+        process.communicate(timeout=120)
+        assert process.returncode == -9
+    assert list((tmp_path / "out" / "journals").iterdir())
+    finish(start(tmp_path, data, delay_ms=1))
+    all_there_once(tmp_path / "out")
+    assert len(asked(tmp_path)) - SHARDS * EACH <= 2 * IN_FLIGHT
+
+
 def test_ctrl_c_keeps_what_was_answered_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:
     process = start(tmp_path, data, "--processes", "2")
     deadline = time.monotonic() + 60

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sailctl.core import images
 from sailctl.core.caption import sidecar
-from sailctl.core.caption.job import QUARANTINE, Job, Unit, cut, unit_name
+from sailctl.core.caption.job import JOURNALS, QUARANTINE, Job, Unit, cut, unit_name
 from sailctl.core.caption.ledger import Ledger, is_of
 from sailctl.core.caption.shards import DataShard
 from sailctl.core.data.sources import Source
@@ -138,6 +138,8 @@ class Feed:
         if damaged := sidecar.damaged_files(self.job.out, manifest):
             found = ", ".join(f"{self.job.out / path}: {how}" for path, how in damaged.items())
             self._remark(f"sealed captions are gone or damaged, and made again ({found})")
+            return False
+        if (self.job.out / JOURNALS / f"{name}.jsonl").exists():  # a kill came between manifest and journal
             return False
         self.sealed_rows += manifest["rows"][1] - manifest["rows"][0]
         return True
