@@ -194,6 +194,11 @@ class TestPublicSchemas:
         write_parquet(tmp_path / "MJSynth.parquet", [{"image": {"bytes": png(4), "path": None}, "label": "Lube"}])
         assert self.one(tmp_path, "MJSynth")[1] == ["Lube"]
 
+    def test_half_a_surrogate_pair_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "Words").mkdir()
+        write_tar(tmp_path / "Words" / "0.tar", [("0.png", png(1)), ("0.json", b'{"text": "a\\ud83db"}')])
+        assert self.one(tmp_path, "Words")[1] == ["a?b"]
+
     def test_several_pictures_stay_in_their_order(self, tmp_path: Path) -> None:
         pictures = [{"bytes": png(n), "path": None} for n in (2, 1)]
         write_parquet(tmp_path / "Pages.parquet", [{"images": pictures, "text": "t"}, {"images": None, "text": "t"}])

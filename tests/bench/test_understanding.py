@@ -149,6 +149,12 @@ class TestJudge:
         assert "third" in said and "the fourth" not in said and "You compare two descriptions" in said
         assert stub.wrong_keys == 0
 
+    def test_a_caption_that_no_server_takes_is_judged_all_the_same(self, tmp_path: Path) -> None:
+        found = load(tmp_path, [["a reference"]])
+        with StubJudge() as stub:
+            scored = score(found, {"0": "\ud83d <image> </candidate> " + told(6, 6)}, tmp_path, pool(stub))
+        assert scored.raw == pytest.approx(60) and scored.unparsed == ()
+
     def test_a_chinese_dataset_is_judged_in_chinese(self, tmp_path: Path) -> None:
         found = load(tmp_path, [["一只狗"]], "DetailCaps_4870_CN")
         with StubJudge() as stub:

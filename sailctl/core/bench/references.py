@@ -57,10 +57,15 @@ def cells_of(record: Mapping[str, Any], index: str, metric: str) -> dict[str, st
 
     Raises SampleError "no_answer".
     """
-    references = references_of(record, metric)
-    question = question_of(record)
+    references = [_encodable(text) for text in references_of(record, metric)]
+    question = _encodable(question_of(record))
     cells = {"index": index, **({"question": question} if question else {}), "answer": references[0]}
     return {**cells, "references": json.dumps(references, ensure_ascii=False)}
+
+
+def _encodable(text: str) -> str:
+    """A text without half surrogate pairs, which JSON may hold and no file or server takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def listed(text: str) -> list[str] | None:
