@@ -244,6 +244,25 @@ class TestCommand:
         done = CliRunner().invoke(app, [*words, "--no-baselines", "--device", "cpu"])
         assert done.exit_code == 0 and "overall" in done.stdout
 
+    def test_every_checkpoint_of_a_run(self, family: Path, checkpoint: Path) -> None:
+        other = family / "checkpoints/step-00000030"
+        other.mkdir()
+        (other / "weights").symlink_to(checkpoint)
+        for step in ("20", "30"):
+            (family / f"checkpoints/step-000000{step}/manifest.json").write_text('{"files": {}}')
+        (family / "checkpoints/step-00000040").mkdir()  # not complete: it has no manifest
+        words = ["bench", "--run", str(family), "--no-baselines", "--device", "cpu"]
+        done = CliRunner().invoke(app, [*words, "--json"])
+        assert done.exit_code == 0, done.output
+        first, second = json.loads(done.stdout)
+        assert first["overall"] == second["overall"] and first["checkpoint"].endswith("step-00000020")
+        for name in ("bench-step-00000020", "bench-step-00000030"):
+            assert (family / name / "wrong_answers.html").is_file()
+        done = CliRunner().invoke(app, words)
+        assert "step-00000020" in done.stdout and "overall" in done.stdout
+        done = CliRunner().invoke(app, [*words, "--out", "x"])
+        assert done.exit_code == 2 and "a folder of its own" in done.output
+
     def test_a_plan_asks_nothing(self, family: Path, asked: list[Request]) -> None:
         done = CliRunner().invoke(app, ["bench", "--checkpoint", str(family), "--dry-run", "--json"])
         assert done.exit_code == 0, done.output
