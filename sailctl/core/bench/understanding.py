@@ -131,8 +131,7 @@ def _judged(cases: Iterator[_Case], left_out: Mapping[str, Any], engine: Engine,
             foreign += case.is_foreign
             judgements[case.index] = None
             if case.references and case.text.strip():
-                text = case.text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
-                yield caption_quality(case.index, text, case.references[:MAX_REFERENCES], case.language)
+                yield caption_quality(case.index, case.text, case.references[:MAX_REFERENCES], case.language)
 
     async def collect() -> dict[str, int]:
         try:
