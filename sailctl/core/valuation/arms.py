@@ -105,6 +105,19 @@ class Arms:
         arms, seeds, scores = zip(*rows, strict=True)
         return fit(arms, seeds, scores, count=len(self.names))
 
+    def run_variance(self, otherwise: float) -> float:
+        """Variance of a run over all rungs, for counting information: steadier than that of a few full-size runs.
+
+        `otherwise` where no arm has two runs.
+        """
+        fits: list[Fit] = []
+        for rung in range(len(self.rungs)):
+            some = next((arm for arm, results in self._runs[rung].items() if results), None)
+            if some is not None and (one := self.fit(rung, some)) is not None:
+                fits.append(one)
+        freedom = sum(one.freedom for one in fits)
+        return sum(one.variance * one.freedom for one in fits) / freedom if freedom else otherwise
+
     def item_variance(self, arm: int, baseline: int, rung: int) -> float:
         """Variance of an effect (points squared) that comes from which items the benchmark has; 0 without items.
 

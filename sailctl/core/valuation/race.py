@@ -17,7 +17,7 @@ from typing import Literal
 
 from sailctl.core.errors import UsageError
 from sailctl.core.valuation.arms import Arms, place
-from sailctl.core.valuation.effects import FLOOR, Fit
+from sailctl.core.valuation.effects import FLOOR
 from sailctl.core.valuation.sequential import Spending, planned_information
 from sailctl.core.valuation.surrogate import Belief, View, believe
 
@@ -169,7 +169,7 @@ class Race:
                     reason = "the budget is out"
                     rulings[arm] = self._ruling(arm, baseline, full, "undecided", reason, alpha, looks[arm])
                 break
-            one, variance = self.arms.fit(full, baseline), self._run_variance()
+            one, variance = self.arms.fit(full, baseline), self.arms.run_variance(plan.worth**2)
             belief = self.belief(candidates, baseline, hints)
             for arm in alive:
                 finding: Finding | None = None
@@ -200,15 +200,6 @@ class Race:
     def _baseline_seeds(self, seeds: int, arms: int) -> int:
         """Runs of a baseline that is shared by so many arms of so many runs: about the square root as many again."""
         return max(self.plan.baseline_seeds, math.ceil(seeds * min(2.0, math.sqrt(arms))))
-
-    def _run_variance(self) -> float:
-        """Variance of a run over all rungs, for counting information: steadier than that of a few full-size runs."""
-        fits = [one for rung in range(len(self.arms.rungs)) if (one := self._any_fit(rung)) is not None]
-        freedom = sum(one.freedom for one in fits)
-        return sum(one.variance * one.freedom for one in fits) / freedom if freedom else self.plan.worth**2
-
-    def _any_fit(self, rung: int) -> Fit | None:
-        return next((one for arm in range(len(self.arms.names)) if (one := self.arms.fit(rung, arm)) is not None), None)
 
     def _ruling(
         self,
