@@ -62,7 +62,7 @@ def bench(
         str | None, S("--published-model", help="Whose row of --published.", metavar="NAME")
     ] = None,
     shard: Annotated[
-        str | None, S("--shard", help="Answer every n-th question from i on, score nothing.", metavar="i/n")
+        str | None, S("--shard", help="Answer one n-th of the questions, score nothing.", metavar="i/n")
     ] = None,
     from_scores: Annotated[
         Path | None,

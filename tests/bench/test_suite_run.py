@@ -79,8 +79,12 @@ def test_sail18_end_to_end(tmp_path: Path) -> None:
     wanted = sum(points.values()) / 18
     assert 100 * results["averages"]["Opensource Average"]["score"] == pytest.approx(wanted)
     assert results["benchmarks"]["MathVista_MINI"]["fallback"] == "answers extracted without a judge"
-    assert results["published"]["benchmarks"]["POPE"]["verdict"] == "above"
-    assert results["published"]["benchmarks"]["DocVQA_VAL"]["verdict"] == "not published"
+    verdicts = {name: one["verdict"] for name, one in results["published"]["scores"].items()}
+    assert (verdicts["POPE"], verdicts["DocVQA_VAL"]) == ("above", "not published")
+    assert verdicts["MMVet"].startswith("not comparable") and verdicts["Opensource Average"].startswith(
+        "not comparable"
+    )
+    assert verdicts["Hallucination"] == "not published"
 
     rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == sum(found["questions"] for found in results["benchmarks"].values())
@@ -197,6 +201,11 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         other[-1] = "another"
         done = command(*other, "--out", tmp_path / "a", "--skip-missing")
         assert done.exit_code == 2 and "endpoint oracle, not of endpoint another" in done.output
+    done = command(*words, "--skip-missing", "--out", "/proc/x")
+    assert done.exit_code == 2 and "/proc/x: cannot be made" in done.output
+    (tmp_path / "run.json").write_text("{}")
+    done = command(*words, "--skip-missing", "--out", tmp_path)
+    assert done.exit_code == 2 and "is a training run" in done.output
     for wrong, told in (
         (("--suite", "MMStarr"), "did you mean 'MMStar'"),
         (("--suite", suite, "--endpoint", "http://x", "--checkpoint", "y"), "give one of them"),
@@ -208,6 +217,41 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     ):
         done = command(*wrong)
         assert done.exit_code == 2 and told in done.output, done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("POPE", "Yes", "yes", "answer is 'yes', should be Yes or No"),
+        ("HallusionBench", "VD_", "VD-", "should be VD_category_n_set_figure_question"),
+        ("DocVQA_VAL", "answer", "reply", "lacks the column answer"),
+        ("MMStar", None, None, "holds no question that counts"),
+    ],
+)
+def test_a_table_that_cannot_be_scored_is_refused_before_anything_is_asked(
+    tmp_path: Path, name: str, old: str | None, new: str | None, told: str
+) -> None:
+    suite, _, answers = small(tmp_path, (name,))
+    path = tmp_path / f"{name}.tsv"
+    text = path.read_text()
+    path.write_text(text.splitlines()[0] + "\n" if old is None else text.replace(old, str(new)))
+    with Oracle(answers) as oracle:
+        words = ("--suite", suite, "--data", tmp_path, "--endpoint", oracle.url, "--model", "oracle")
+        done = command(*words, "--out", tmp_path / "out")
+        assert done.exit_code in (1, 2) and told in done.output and not oracle.asked
+
+
+def test_mmvet_without_some_capability_is_judged_all_the_same(tmp_path: Path) -> None:
+    (made,) = [one for one in kit_tables.with_judge() if one.benchmark.name == "MMVet"]
+    for row in made.rows:
+        row["category"] = "rec"
+    answers = tagged([made])
+    made.write(tmp_path)
+    with Oracle(answers) as oracle, StubJudge() as judge:
+        words = ("--suite", "MMVet", "--data", tmp_path, "--endpoint", oracle.url, "--model", "oracle")
+        words += ("--judge-endpoint", judge.url, "--judge-model", "stub", "--out", tmp_path / "out")
+        results = bench(*words)
+    assert results["benchmarks"]["MMVet"]["raw"] == pytest.approx(reckoned(made))
 
 
 def test_one_benchmark_that_cannot_be_scored_costs_itself_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pybase64
 from sailctl.core.errors import SampleError
 
 LONGEST_REFERENCE = 64  # characters of an `image` cell that may be another row's index; the smallest picture has more
+YES_NO = ("mme", "hallusion", "f1")
 
 
 def unit_of(metric: str, index: str, cells: Mapping[str, str]) -> str:
@@ -21,6 +22,16 @@ def unit_of(metric: str, index: str, cells: Mapping[str, str]) -> str:
     if metric == "hallusion" and index.count("_") >= 5:
         return f"{cell(cells, 'l2-category')}_{index.split('_')[3]}"
     return index
+
+
+def wrong_row(metric: str, index: str, cells: Mapping[str, str]) -> str | None:
+    """What makes a row's score meaningless whatever is answered, in words; None where nothing does."""
+    answer = cells.get("answer", "").strip()
+    if metric in YES_NO and answer not in ("Yes", "No"):
+        return f"answer is {answer[:40]!r}, should be Yes or No"
+    if metric == "hallusion" and index.count("_") < 5:
+        return f"index is {index[:40]!r}, should be VD_category_n_set_figure_question"
+    return None
 
 
 def cell(cells: Mapping[str, str], column: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from sailctl.core.bench.cells import cell, decoded, is_reference, is_shown, listed, unit_of
+from sailctl.core.bench.cells import cell, decoded, is_reference, is_shown, listed, unit_of, wrong_row
 from sailctl.core.bench.layouts import Records, find_records
 from sailctl.core.bench.prompts import Prompt, Rule, prompt, rule_of
 from sailctl.core.bench.references import LOOKED_FOR, OWN_METRICS, PICTURES, references_of
@@ -157,6 +157,8 @@ class Questions(Sequence[Question]):
                     f"{self._table.where(row.line)}; every question needs one of its own"
                 )
             lines[index] = row.line
+            if (wrong := wrong_row(self.benchmark.metric, index, row.cells)) is not None:
+                raise DataError(f"{self.path}: {self._table.where(row.line)}: {wrong}")
             self._places[index] = row.offset
             if wanted is not None and row.cells.get("split", "") != wanted:
                 self.excluded[f"split is not {wanted}"] += 1

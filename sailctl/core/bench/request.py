@@ -182,7 +182,7 @@ class BenchRequest:
             row = published_row(published_rows(self.published, suite), self.published_model)
             published = (self.published_model, row)
         if self.endpoints:
-            about: dict[str, Any] = {"checkpoint": f"{self.model} behind {len(self.endpoints)} endpoints"}
+            about: dict[str, Any] = {"checkpoint": f"{self.model}, by endpoint"}
             out = self.out or Path("runs/bench") / f"{_as_name(self.model or '')}-{_as_name(suite.name)}"
         else:
             path = self._checkpoint()
@@ -272,7 +272,13 @@ def show_comparison(runs: list[Path]) -> Shown:
     from sailctl.core.bench.compare import comparison_table, side_by_side
 
     found = side_by_side(runs)
-    return Shown(found, [("points with 95% intervals, p adjusted for all benchmarks", *comparison_table(found))])
+    lines = [
+        f"run {place}: {one['run']} ({one['suite']}, {one['checkpoint']})" for place, one in enumerate(found["runs"], 1)
+    ]
+    if not found["averages"]:
+        lines.append("no averages: the runs are of different suites")
+    title = "points with 95% intervals, p adjusted for all benchmarks"
+    return Shown(found, [(title, *comparison_table(found))], lines)
 
 
 def _averages(results: dict[str, Any]) -> dict[str, str]:

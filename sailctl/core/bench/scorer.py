@@ -138,6 +138,12 @@ def score_all(
     return [results[number] for number in range(len(jobs))]
 
 
+def needed_columns(benchmark: Benchmark) -> list[str]:
+    """The columns VLMEvalKit's rule for a benchmark wants of its table."""
+    split = ["split"] if benchmark.split is not None else []
+    return ["index", "question", "answer", *COLUMNS.get(_family(benchmark), ()), *split]
+
+
 def _family(benchmark: Benchmark) -> str:
     """The metric, but for the judged ones the benchmark whose rule it is."""
     return next((name for name in FALLBACKS if benchmark.dataset.startswith(name)), benchmark.metric)
@@ -153,9 +159,7 @@ def _folder(work: Path, job: Job, before: Sequence[Job]) -> Path:
 def _prepare(job: Job, folder: Path) -> _Prepared:
     """Check the table and write it twice without its pictures: as the kit's table, and with the predictions."""
     benchmark = job.benchmark
-    needs = COLUMNS.get(_family(benchmark), ())
-    split = ("split",) if benchmark.split is not None else ()
-    table = Table(job.questions_tsv, ["index", "question", "answer", *needs, *split])
+    table = Table(job.questions_tsv, needed_columns(benchmark))
     prepared = _Prepared(job, folder)
     with_pictures = [name for name in PICTURES if name in table.columns]
     for row in table:
@@ -167,7 +171,7 @@ def _prepare(job: Job, folder: Path) -> _Prepared:
         if (prediction := job.predictions.get(index)) is None:
             prepared.left_out += 1
             continue
-        if split and row.cells["split"] != benchmark.split:
+        if benchmark.split is not None and row.cells["split"] != benchmark.split:
             raise DataError(f"{job.questions_tsv}: question {index} is of split {row.cells['split']!r}, not counted")
         if with_pictures and not any(row.cells[name] not in ("", "nan") for name in with_pictures):
             raise DataError(f"{job.questions_tsv}: question {index} shows no picture, VLMEvalKit leaves it out")

@@ -28,6 +28,7 @@ from sailctl.core.records import Score
 
 IMAGES = "images"
 SAMPLES = "samples.jsonl"
+NOT_COMPARABLE = "not comparable: scored without a judge"
 SAME = 1e-6  # of full marks: a score and the sum its interval is made of must not differ by more
 
 
@@ -126,7 +127,7 @@ def entry(
         "ci95": None if measured is None else list(measured.ci95),
         "questions": len(answers.texts),
         "failed": len(answers.failed),
-        "unparsed": len(scored.unparsed),
+        "unparsed": len(set(scored.unparsed) - answers.failed.keys()),
         "cut": len(answers.cut),
         "excluded": dict(questions.excluded),
         "rejects": {index: f"{reject.reason}: {reject.detail}" for index, reject in questions.rejects.items()},
@@ -151,13 +152,9 @@ def averages(suite: Suite, raw: Mapping[str, float], measured: Mapping[str, Scor
     """The suite's aggregates: `score` of 1, `n`, `ci95`; null where a member has no score, no interval where one lacks
     it.
     """
-    points = aggregate(suite, raw)
-    known = dict(measured)
-    for name, definition in suite.aggregates.items():
-        if all(member in known for member in definition.members):
-            known[name] = weighted_mean([known[member] for member in definition.members], definition.weights)
+    known = _with_averages(suite, measured)
     made: dict[str, Any] = {}
-    for name, value in points.items():
+    for name, value in aggregate(suite, raw).items():
         one = known.get(name)
         made[name] = None
         if value is not None:
@@ -165,14 +162,37 @@ def averages(suite: Suite, raw: Mapping[str, float], measured: Mapping[str, Scor
     return made
 
 
+def _with_averages(suite: Suite, measured: Mapping[str, Score]) -> dict[str, Score]:
+    """Scores of benchmarks, and of those aggregates whose members all have one."""
+    known = dict(measured)
+    for name, definition in suite.aggregates.items():
+        if all(member in known for member in definition.members):
+            known[name] = weighted_mean([known[member] for member in definition.members], definition.weights)
+    return known
+
+
 def compare_published(
-    results: dict[str, Any], measured: Mapping[str, Score], row: Mapping[str, float], model: str
+    results: dict[str, Any], suite: Suite, measured: Mapping[str, Score], model: str, row: Mapping[str, float]
 ) -> None:
-    """Set a published row beside the scores: `published.model`, and `points` and `verdict` by benchmark."""
-    found = {name: verdict(one, row.get(name)) for name, one in measured.items()}
+    """Set a published row (points) beside scores and averages: `published.model`, and `points` and `verdict` by name.
+
+    What a fallback of ours scored in a judge's place is not comparable, nor is an average with it.
+    """
+    raw = {one.name: row[one.name] * one.full_marks / 100 for one in suite.benchmarks if one.name in row}
+    points: dict[str, float | None] = {**aggregate(suite, raw), **row}
+    apart = {
+        one.name for one in suite.benchmarks if one.judge and results["benchmarks"].get(one.name, {}).get("fallback")
+    }
+    for name, definition in suite.aggregates.items():
+        if apart & set(definition.members):
+            apart.add(name)
+    found = {name: verdict(one, points.get(name)) for name, one in _with_averages(suite, measured).items()}
     results["published"] = {
         "model": model,
-        "benchmarks": {name: {"points": one.published, "verdict": one.outcome} for name, one in found.items()},
+        "scores": {
+            name: {"points": one.published, "verdict": NOT_COMPARABLE if name in apart else one.outcome}
+            for name, one in found.items()
+        },
     }
 
 
@@ -182,10 +202,11 @@ def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = ["benchmark", "points", "95% interval", "n", *(["published"] if published else []), "remarks"]
     rows = []
     for name, one in results["benchmarks"].items():
-        beside = [_beside(published["benchmarks"].get(name))] if published else []
+        beside = [_beside(published["scores"].get(name))] if published else []
         rows.append([name, *_points(one), *beside, _remarks(one)])
     for name, one in results["averages"].items():
-        rows.append([name, *_points(one), *(["–"] if published else []), ""])
+        beside = [_beside(published["scores"].get(name))] if published else []
+        rows.append([name, *_points(one), *beside, ""])
     return columns, rows
 
 

@@ -18,11 +18,12 @@ from sailctl.core.bench.answers import Answers, Store, answer_all
 from sailctl.core.bench.judge_proxy import JudgeProxy
 from sailctl.core.bench.predict import Reporter
 from sailctl.core.bench.questions import Questions, questions, table_path
-from sailctl.core.bench.scorer import Job, Scored, score_all
+from sailctl.core.bench.scorer import Job, Scored, needed_columns, score_all
 from sailctl.core.bench.scorer_run import find_python
 from sailctl.core.bench.suite_results import SampleWriter, averages, compare_published, entry, failure
 from sailctl.core.bench.suites import Benchmark, Suite
-from sailctl.core.errors import Interrupted, SailctlError, UsageError
+from sailctl.core.bench.tsv import Table
+from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
 from sailctl.core.files import write_json
 from sailctl.core.records import Score
 
@@ -125,14 +126,25 @@ def _open_tables(job: SuiteJob, reporter: Reporter) -> list[Questions]:
     reporter.start("tables", len(there), unit="tables")
     try:
         for benchmark in there:
+            if benchmark.metric not in UNDERSTANDING:
+                Table(paths[benchmark.name], needed_columns(benchmark)).close()
             limited = replace(benchmark, limit=_limit(benchmark, job.samples))
             sets.append(questions(limited, job.tables, seed=job.seed))
             reporter.update(len(sets))
+            if not len(sets[-1]):
+                raise DataError(f"{paths[benchmark.name]}: holds no question that counts")
     except BaseException:
         for opened in sets:
             opened.close()
         raise
     reporter.finish()
+    for opened in sets:
+        if opened.rejects:
+            index, reject = next(iter(opened.rejects.items()))
+            reporter.info(
+                f"{opened.benchmark.name}: {len(opened.rejects)} questions cannot be asked and score 0; question "
+                f"{index}: {reject.reason}: {reject.detail}"
+            )
     return sets
 
 
@@ -145,21 +157,32 @@ def _answer(
     open_respondent: Callable[[], Respondent], job: SuiteJob, sets: Sequence[Questions], reporter: Reporter
 ) -> tuple[str, dict[str, Answers]]:
     share = job.share or (0, 1)
+    if (job.out / "run.json").exists():
+        raise UsageError(f"{job.out}: is a training run; choose another --out, or leave it out for a folder in the run")
+    try:
+        job.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {job.out}: cannot be made: {error.strerror}") from None
     with Store(job.out, share[0]) as store:
         respondent = open_respondent()
-        _refuse_anothers(job.out / RESULTS, respondent.identity)
+        _refuse_anothers(job.out / RESULTS, respondent.identity, job.asked)
         options: dict[str, Any] = {"identity": respondent.identity, "share": share, "reporter": reporter}
         return respondent.identity, answer_all(respondent.engine, sets, store, **options)
 
 
-def _refuse_anothers(path: Path, identity: str) -> None:
-    """Raise UsageError where a folder holds the results of somebody else."""
+def _refuse_anothers(path: Path, identity: str, suite: str) -> None:
+    """Raise UsageError where a folder holds the results of somebody else, or of another suite."""
     if not path.exists():
         return
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))["answered_by"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        held, held_suite = str(found["answered_by"]), str(found["suite"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path}: is no result file of a suite's bench; choose another --out, or remove it") from None
+    if held_suite != suite:
+        raise UsageError(
+            f"{path}: holds the results of the suite {held_suite}, not of {suite}; choose another --out, or remove it"
+        )
     if held != identity:
         raise UsageError(f"{path}: holds the results of {held}, not of {identity}; choose another --out, or remove it")
 
@@ -170,7 +193,7 @@ def _score(
     scored: dict[str, Scored | SailctlError] = {}
     counts: dict[str, Any] | None = None
     kit = [one for one in sets if one.benchmark.metric not in UNDERSTANDING]
-    reporter.info(f"scoring {len(sets)} benchmarks")
+    reporter.info(f"scoring {', '.join(one.benchmark.name for one in sets)}")
     if kit:
         with ExitStack() as stack:
             proxy = stack.enter_context(JudgeProxy(job.judge(), job.out / JUDGED, seed=job.seed)) if job.judge else None
@@ -227,5 +250,5 @@ def _results(
         "judge": counts,
     }
     if job.published is not None:
-        compare_published(results, measured, job.published[1], job.published[0])
+        compare_published(results, job.suite, measured, *job.published)
     return results
