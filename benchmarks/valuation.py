@@ -10,8 +10,8 @@ Columns: false accepts (halves) of all candidates that do not improve; accepted 
 false ones among all accepts (FDR, mean over campaigns); full-size runs a campaign (2M samples each); how many times
 fewer samples ours takes than the exhaustive design: 5 seeds of the baseline and of each candidate at full size, a
 one-sided paired t-test at 5 % each. "at equal power": with as many seeds as that test needs for our power. The paper's
-rule is one run each; for incremental, kept where the score does not fall. The two scenarios as stated get all campaigns,
-the others a quarter of them.
+rule is one run each; for incremental, kept where the score does not fall. Scenarios other than those
+as stated get a quarter of the campaigns.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from statistics import NormalDist
 
@@ -57,6 +58,7 @@ def t_cdf(t: float, freedom: float) -> float:
     return 1 - tail if t > 0 else tail
 
 
+@functools.lru_cache(maxsize=4096)
 def t_quantile(p: float, freedom: float) -> float:
     """The t that P(T <= t) = p holds for, to 1e-10."""
     if math.isinf(freedom) or not 0 < p < 1:

@@ -113,13 +113,12 @@ def halved(groups: Mapping[str, int], name: str, samples: int) -> dict[str, int]
     whole = allot(groups, samples)
     half = whole.get(name, 0) // 2
     others = {group: size for group, size in groups.items() if group != name}
-    counts = allot(others, samples - half) | ({name: half} if half else {})
-    short = [group for group, count in counts.items() if count > groups[group]]
-    if short:
+    if (there := sum(others.values())) < samples - half:
         raise UsageError(
-            f"group {short[0]}: holds {groups[short[0]]} samples, {counts[short[0]]} are needed beside half of {name};"
+            f"half of {name}: the other groups hold {there} samples, {samples - half} are needed to make up for it;"
             f" ask for fewer than {samples} samples"
         )
+    counts = allot(others, samples - half) | ({name: half} if half else {})
     return counts
 
 

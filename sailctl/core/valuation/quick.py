@@ -195,7 +195,7 @@ def _pair(arms: Arms, first: int, second: int, test: Spending, plan: QuickPlan) 
     if one is None or not one.freedom or not one.seen_A[at]:
         return PairVerdict(*names, math.nan, -math.inf, math.inf, 1.0, "open")
     scale = arms.run_variance(plan.worth**2) / one.variance
-    level, _ = test.look(1 / (one.covariance_AA[at, at] * scale + extra + FLOOR))
+    level, _ = test.look(1 / (one.covariance_AA[at, at] * scale + extra + FLOOR), one.freedom)
     above = one.p_above(at, 0.0, extra)
     low, high = one.interval(at, level or test.alpha, extra)
     verdict = "better" if above <= level else "worse" if 1 - above <= level else "open"

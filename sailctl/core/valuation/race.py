@@ -181,7 +181,7 @@ class Race:
                     at = place(arm, baseline)
                     scale = variance / one.variance if one.freedom else 1.0
                     information = 1 / (one.covariance_AA[at, at] * scale + extra + FLOOR)
-                    level, futile = tests[arm].look(information) if one.freedom else (0.0, 1.0)
+                    level, futile = tests[arm].look(information, one.freedom)
                     p_value = one.p_above(at, -plan.margin, extra)
                     looks[arm].append((self.arms.count(arm, full), p_value, level))
                     chance = belief.chance_above(arm, plan.middle)

@@ -20,6 +20,7 @@ from sailctl.core.scaling.distributions import normal_cdf, normal_quantile
 STEPS = 401  # points of the density's grid: errors are right to 1 % of themselves
 REACH = 7.0  # the grid reaches so many standard deviations below 0 and above the drift
 SMALLEST_GAIN = 0.02  # looks that add less of the planned information are not worth spending error on
+ENOUGH = 8.0  # degrees of freedom of a test's last look
 Look = tuple[float, float]  # claim at p-values up to the first, give up at p-values from the second
 
 
@@ -43,9 +44,12 @@ class Spending:
         """Whether all planned information is in."""
         return self.fraction >= 1.0
 
-    def look(self, information: float) -> Look:
-        """What may stop here; (0, 1), which is nothing, where little was added since the last look."""
-        fraction = min(1.0, information / self.planned)
+    def look(self, information: float, freedom: float = math.inf) -> Look:
+        """What may stop here; (0, 1), which is nothing, where little was added since the last look.
+
+        With few degrees of freedom Student's t shows little, however small the errors: a test does not end before 8.
+        """
+        fraction = min(1.0, information / self.planned, freedom / ENOUGH)
         gain = fraction - self.fraction
         if gain <= 0 or (gain < SMALLEST_GAIN and fraction < 1.0):
             return 0.0, 1.0
