@@ -90,7 +90,6 @@ def bench(
     """
     from sailctl.commands import output
     from sailctl.core.bench.request import BenchRequest, show_comparison, show_recomputed
-    from sailctl.core.report.wrong_answers import write_wrong_answers
 
     request = BenchRequest(
         suite, checkpoint, run, tuple(endpoint or ()), model, api_key_env, data, out, samples, seed, skip_missing,
@@ -106,8 +105,11 @@ def bench(
             shown = request.perform(reporter, dry_run=dry_run)
     for remark in shown.remarks:
         output.console.print(remark, markup=False)
-    pages = [f"wrong answers: {write_wrong_answers(folder).path}" for folder in shown.folders]
-    output.emit_result(shown.json, shown.tables, [*shown.lines, *pages], json=json)
+    for folder in shown.folders:
+        from sailctl.core.report.wrong_answers import write_wrong_answers
+
+        shown.lines.append(f"wrong answers: {write_wrong_answers(folder).path}")
+    output.emit_result(shown.json, shown.tables, shown.lines, json=json)
     if shown.next is not None and not json:
         output.next_command(shown.next)
     if shown.failure is not None:
