@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sailctl.core.bench.lineage import bench_config, checkpoints_of, default_out, report_folder, run_of
-from sailctl.core.bench.predict import Reporter
 from sailctl.core.bench.suites import Suite, load_suite
 from sailctl.core.errors import SailctlError, UsageError
 
 if TYPE_CHECKING:
+    from sailctl.core.bench.predict import Reporter
     from sailctl.core.bench.remote import Respondent
     from sailctl.core.bench.suite_run import SuiteJob
     from sailctl.core.engines.ask import Engine
