@@ -61,11 +61,20 @@ def test_all_arms_share_seeds_and_the_total() -> None:
     trials = world(by_group)
     inner = trials.trainer
     trials.trainer = lambda trial: (seen.append(trial), inner(trial))[1]
-    compose(trials, GROUPS, PLAN)
+    compose(trials, GROUPS, replace(PLAN, sure=2.0))  # nobody skips a rung
     assert {trial.samples for trial in seen} == {100, 400, 4000}
     first = [trial.seed for trial in seen if trial.samples == 100]
     assert len(first) == 16 and len(set(first)) == 4
     assert not set(first) & {trial.seed for trial in seen if trial.samples == 4000}
+
+
+def test_what_looks_good_on_the_first_rung_skips_the_second() -> None:
+    seen: list[Trial] = []
+    trials = world(by_group)
+    inner = trials.trainer
+    trials.trainer = lambda trial: (seen.append(trial), inner(trial))[1]
+    compose(trials, {"bad": 10_000, "good": 10_000}, PLAN)
+    assert {trial.samples for trial in seen} == {100, 4000}
 
 
 def test_a_second_call_decides_the_same_and_trains_nothing() -> None:

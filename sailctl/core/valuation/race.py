@@ -32,8 +32,9 @@ class Plan:
     The claim is effect > -`margin`, at an error of `alpha` a decision, whatever the small rungs say. `worth` is the
     effect to be found (with a margin it is an effect of 0 that is to be found), with `power` before arms are given up:
     which is done where the chance of an effect above the middle between -margin and the target falls below `hope`
-    (screening) or `hope_full` (confirmation). `screen` says how many seeds each small rung gets; `shape` is that of
-    error spending. The full size gets at most `most_seeds` runs an arm, a new baseline at least `baseline_seeds`.
+    (screening) or `hope_full` (confirmation). An arm with a chance of `sure` is spared further small rungs. `screen`
+    says how many seeds each small rung gets; `shape` is that of error spending, and at most `most_seeds` full-size runs
+    are made of an arm, at least `baseline_seeds` of a baseline.
     """
 
     rungs: tuple[int, ...] = (50_000, 200_000, 2_000_000)
@@ -43,7 +44,8 @@ class Plan:
     alpha: float = 0.05
     power: float = 0.94
     hope: float = 0.25
-    hope_full: float = 0.33
+    sure: float = 0.7
+    hope_full: float = 0.3
     shape: float = 1.0
     most_seeds: int = 20
     baseline_seeds: int = 2
@@ -113,15 +115,18 @@ class Race:
     def screen(self, candidates: Sequence[int]) -> tuple[list[int], list[Ruling]]:
         """Those worth full-size runs (against arm 0), the most promising first, and rulings about the others."""
         rulings: list[Ruling] = []
-        alive = list(candidates)
+        alive, belief = list(candidates), None
         for rung, seeds in enumerate(self.plan.screen):
-            if not alive or not seeds:
+            open_yet = [
+                arm for arm in alive if belief is None or belief.chance_above(arm, self.plan.middle) < self.plan.sure
+            ]
+            if not open_yet or not seeds:
                 continue
-            if not self.arms.bring_to({arm: seeds for arm in [0, *alive]}, rung):
+            if not self.arms.bring_to({arm: seeds for arm in [0, *open_yet]}, rung):
                 self.out_of_budget = True
                 break
             belief = self.belief()
-            for arm in list(alive):
+            for arm in open_yet:
                 chance = belief.chance_above(arm, self.plan.middle)
                 if self.arms.failed(arm, rung):
                     rulings.append(self._ruling(arm, 0, rung, "undecided", "its trials failed"))
@@ -131,7 +136,7 @@ class Race:
                 else:
                     continue
                 alive.remove(arm)
-        belief = self.belief()
+        belief = belief or self.belief()
         return sorted(alive, key=lambda arm: -belief.mean(arm)), rulings
 
     def level(self, screened: int, passed: int) -> float:
