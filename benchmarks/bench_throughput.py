@@ -205,7 +205,7 @@ def write_table(
         row = {"index": index, "image": base64.b64encode(buffer.getvalue()).decode(), "question": question}
         if benchmark.prompt == "mcq":
             row |= dict(zip("ABCD", ("red", "green", "blue", "something else"), strict=True))
-        rows.append({**row, "answer": "A", "category": "any"})
+        rows.append({**row, "answer": "Yes" if benchmark.metric == "f1" else "A", "category": "any"})
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as handle:
         writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t", lineterminator="\n")
