@@ -51,7 +51,7 @@ SIDES = ((1, 1), (2, 1), (1, 2), (2, 2), (3, 1))  # of a picture, in tiles; `--s
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=60, help="of each of the four tables")
+    parser.add_argument("--questions", type=int, default=200, help="of each of the four tables")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="1024 in the suites")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
