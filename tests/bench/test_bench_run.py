@@ -26,6 +26,7 @@ from sailctl.core.model.fingerprint import fingerprint
 from sailctl.core.model.weights import init_model, load_model
 from sailctl.core.schema.bench import BenchConfig
 from sailctl.core.schema.model import ModelSection
+from tests.helpers_bench import b64, png, write_tsv
 from tests.helpers_model import tiny_checkpoint, tiny_config, tiny_tokenizer
 
 KEYS = {"score", "n", "ci95", "untrained", "chance", "blind"}
@@ -262,6 +263,37 @@ class TestCommand:
         assert "step-00000020" in done.stdout and "overall" in done.stdout
         done = CliRunner().invoke(app, [*words, "--out", "x"])
         assert done.exit_code == 2 and "a folder of its own" in done.output
+
+    def test_another_suites_results_follow_their_run(self, family: Path, tmp_path: Path) -> None:
+        write_tsv(tmp_path / "Reading.tsv", [{"index": 1, "image": b64(png()), "references": '["a"]'}])
+        suite = tmp_path / "reading.yaml"
+        entry = "{name: Reading, dataset: Reading, metric: ocr, prompt: ocr, max_new_tokens: 2}"
+        suite.write_text(f"name: reading\nbenchmarks: [{entry}]\n")
+        words = [
+            "bench",
+            "--checkpoint",
+            str(family),
+            "--suite",
+            str(suite),
+            "--data",
+            str(tmp_path),
+            "--device",
+            "cpu",
+        ]
+        for seed in (0, 1):
+            tiny_checkpoint(tmp_path / f"weights-{seed}", seed=seed)
+            place = family / "checkpoints/step-00000020/weights"
+            place.unlink()
+            place.symlink_to(tmp_path / f"weights-{seed}")
+            done = CliRunner().invoke(app, words)
+            assert done.exit_code == 0, done.output
+        assert (family / "bench-reading/results.json").is_file()
+        done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "apart")])
+        assert done.exit_code == 0, done.output
+        place.unlink()
+        place.symlink_to(tmp_path / "weights-0")
+        done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "apart")])
+        assert done.exit_code == 2 and "holds the results of weights" in done.output
 
     def test_a_plan_asks_nothing(self, family: Path, asked: list[Request]) -> None:
         done = CliRunner().invoke(app, ["bench", "--checkpoint", str(family), "--dry-run", "--json"])

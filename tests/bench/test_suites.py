@@ -68,7 +68,7 @@ def test_categories_are_the_members_of_their_averages() -> None:
 def test_prompt_rules_exist() -> None:
     for name in suite_names():
         for one in load_suite(name).benchmarks:
-            rule_of(one.prompt)
+            assert rule_of(one.prompt) is not None, one.name
 
 
 def test_understanding_takes_500_cases_and_weighs_two_to_five() -> None:

@@ -162,7 +162,7 @@ class BenchRequest:
                 {"suite": suite.name, **job.about, "out": str(job.out), "benchmarks": planned},
                 [(f"plan: {suite.name}, results in {job.out}", list(planned[0]), rows)],
             )
-        results = run_suite(self._respondent(), job, reporter)
+        results = run_suite(self._respondent(job.about["checkpoint"]), job, reporter)
         if job.share is not None:
             return Shown(results, lines=[f"answered {self.shard}; once all are, the command without --shard scores"])
         failed = [name for name, one in results["benchmarks"].items() if "error" in one]
@@ -184,11 +184,15 @@ class BenchRequest:
         if self.endpoints:
             about: dict[str, Any] = {"checkpoint": f"{self.model}, by endpoint"}
             out = self.out or Path("runs/bench") / f"{_as_name(self.model or '')}-{_as_name(suite.name)}"
+            follows = False
         else:
             path = self._checkpoint()
             about = {"checkpoint": str(path)}
-            out = self.out or default_out(path, suite.name)
+            own = default_out(path, suite.name)
+            out = self.out or own
+            follows = run_of(path) is not None and out.resolve() == own.resolve()
         return SuiteJob(
+            follows=follows,
             asked=self.suite or SYNTH,
             suite=suite,
             tables=self.data or _tables(),
@@ -203,13 +207,12 @@ class BenchRequest:
             published=published,
         )
 
-    def _respondent(self) -> Callable[[], Respondent]:
+    def _respondent(self, checkpoint: str) -> Callable[[], Respondent]:
         from sailctl.core.bench import remote
 
         if self.endpoints:
             return lambda: remote.endpoints(self.endpoints, self.model or "", key_env=self.key_env)
-        path = self._checkpoint()
-        return lambda: remote.local(str(path), self.device)
+        return lambda: remote.local(checkpoint, self.device)
 
     def _judge(self) -> Callable[[], Engine] | None:
         if self.judge_model is None:

@@ -18,6 +18,7 @@ from sailctl.core.bench.answers import Answers, Store, answer_all
 from sailctl.core.bench.judge_proxy import JudgeProxy
 from sailctl.core.bench.predict import Reporter
 from sailctl.core.bench.questions import Questions, questions, table_path
+from sailctl.core.bench.references import OWN_METRICS
 from sailctl.core.bench.scorer import Job, Scored, needed_columns, score_all
 from sailctl.core.bench.scorer_run import find_python
 from sailctl.core.bench.suite_results import SampleWriter, averages, compare_published, entry, failure
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 JUDGED, CAPTIONS_JUDGED = "judge.jsonl", "judge-captions.jsonl"
-UNDERSTANDING = ("caption", "ocr", "element_f1")
 PICTURES = 500  # of wrong answers of each benchmark that are kept
 
 
@@ -45,6 +45,7 @@ class SuiteJob:
     a model's name and its row in points.
     """
 
+    follows: bool  # whether `out` is a run's own folder, whose results follow the run as it goes on
     asked: str  # the suite's name or file, as it was asked for
     suite: Suite
     tables: Path
@@ -67,7 +68,7 @@ def run_suite(open_respondent: Callable[[], Respondent], job: SuiteJob, reporter
     missing, all of them at once, and for a folder with another model's results; Interrupted at Ctrl-C.
     """
     began = time.perf_counter()
-    if job.share is None and any(one.metric not in UNDERSTANDING for one in job.suite.benchmarks):
+    if job.share is None and any(one.metric not in OWN_METRICS for one in job.suite.benchmarks):
         find_python(job.scorer_python)  # before hours of answers, not after them
     sets = _open_tables(job, reporter)
     try:
@@ -126,7 +127,7 @@ def _open_tables(job: SuiteJob, reporter: Reporter) -> list[Questions]:
     reporter.start("tables", len(there), unit="tables")
     try:
         for benchmark in there:
-            if benchmark.metric not in UNDERSTANDING:
+            if benchmark.metric not in OWN_METRICS:
                 Table(paths[benchmark.name], needed_columns(benchmark)).close()
             limited = replace(benchmark, limit=_limit(benchmark, job.samples))
             sets.append(questions(limited, job.tables, seed=job.seed))
@@ -165,13 +166,14 @@ def _answer(
         raise UsageError(f"--out {job.out}: cannot be made: {error.strerror}") from None
     with Store(job.out, share[0]) as store:
         respondent = open_respondent()
-        _refuse_anothers(job.out / RESULTS, respondent.identity, job.asked)
+        _refuse_anothers(job, respondent.identity)
         options: dict[str, Any] = {"identity": respondent.identity, "share": share, "reporter": reporter}
         return respondent.identity, answer_all(respondent.engine, sets, store, **options)
 
 
-def _refuse_anothers(path: Path, identity: str, suite: str) -> None:
+def _refuse_anothers(job: SuiteJob, identity: str) -> None:
     """Raise UsageError where a folder holds the results of somebody else, or of another suite."""
+    path = job.out / RESULTS
     if not path.exists():
         return
     try:
@@ -179,11 +181,12 @@ def _refuse_anothers(path: Path, identity: str, suite: str) -> None:
         held, held_suite = str(found["answered_by"]), str(found["suite"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path}: is no result file of a suite's bench; choose another --out, or remove it") from None
-    if held_suite != suite:
+    if held_suite != job.asked:
         raise UsageError(
-            f"{path}: holds the results of the suite {held_suite}, not of {suite}; choose another --out, or remove it"
+            f"{path}: holds the results of the suite {held_suite}, not of {job.asked}; choose another --out, or remove "
+            "the file"
         )
-    if held != identity:
+    if held != identity and not job.follows:
         raise UsageError(f"{path}: holds the results of {held}, not of {identity}; choose another --out, or remove it")
 
 
@@ -192,7 +195,7 @@ def _score(
 ) -> dict[str, Any]:
     scored: dict[str, Scored | SailctlError] = {}
     counts: dict[str, Any] | None = None
-    kit = [one for one in sets if one.benchmark.metric not in UNDERSTANDING]
+    kit = [one for one in sets if one.benchmark.metric not in OWN_METRICS]
     reporter.info(f"scoring {', '.join(one.benchmark.name for one in sets)}")
     if kit:
         with ExitStack() as stack:
@@ -203,7 +206,7 @@ def _score(
             if proxy is not None:
                 counts = {"model": proxy.model, **proxy.counts()}
     for one in sets:
-        if one.benchmark.metric in UNDERSTANDING:
+        if one.benchmark.metric in OWN_METRICS:
             from sailctl.core.bench.understanding import score_understanding
 
             engine = job.judge() if job.judge is not None and one.benchmark.judge else None
