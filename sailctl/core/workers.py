@@ -26,6 +26,14 @@ Result = TypeVar("Result")
 _Reply = tuple[Any, str, int]  # a result, or the line and exit code of an expected failure
 
 
+def share_of(text: str) -> tuple[int, int]:
+    """`--shard i/n`: which command of how many this is. Raises UsageError."""
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and 0 <= int(index) < int(count)):
+        raise UsageError(f"--shard {text}: give i/n, i from 0 to n - 1, such as 0/4 … 3/4")
+    return int(index), int(count)
+
+
 def map_parts(
     function: Callable[[Part], Result], parts: Sequence[Part], tick: Callable[[], None], *, ray: str | None = None
 ) -> list[Result]:

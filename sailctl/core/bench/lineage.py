@@ -68,6 +68,11 @@ def checkpoints_of(run: Path) -> list[Path]:
     return sorted(path.parent for path in (run / "checkpoints").glob(f"step-*/{MANIFEST}"))
 
 
+def as_name(text: str) -> str:
+    """A name of somebody else's as part of a folder's."""
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "unnamed"
+
+
 def default_out(checkpoint: Path, suite: str = "synth") -> Path:
     """`bench` in the checkpoint's run, `bench-STEP` for one checkpoint of it, `runs/bench/NAME-HASH` for another model.
 
@@ -76,7 +81,7 @@ def default_out(checkpoint: Path, suite: str = "synth") -> Path:
     """
     run, path = run_of(checkpoint), checkpoint.resolve()
     step = path if path.name != "weights" else path.parent
-    ending = "" if suite == "synth" else "-" + re.sub(r"[^\w.+-]+", "-", suite)
+    ending = "" if suite == "synth" else f"-{as_name(suite)}"
     if run is None:
         digest = hashlib.blake2b(str(step).encode(), digest_size=3).hexdigest()
         return Path("runs/bench") / f"{step.name}-{digest}{ending}"

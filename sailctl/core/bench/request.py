@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sailctl.core.bench.lineage import bench_config, checkpoints_of, default_out, report_folder, run_of
+from sailctl.core.bench.lineage import as_name, bench_config, checkpoints_of, default_out, report_folder, run_of
 from sailctl.core.bench.suites import Suite, load_suite
 from sailctl.core.errors import SailctlError, UsageError
+from sailctl.core.workers import share_of
 
 if TYPE_CHECKING:
     from sailctl.core.bench.predict import Reporter
@@ -113,14 +113,6 @@ class BenchRequest:
             if name != KEY_ENV and not os.environ.get(name):
                 raise UsageError(f"{option} {name}: that environment variable is not set")
 
-    def _share(self) -> tuple[int, int] | None:
-        if self.shard is None:
-            return None
-        index, slash, count = self.shard.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and 0 <= int(index) < int(count)):
-            raise UsageError(f"--shard {self.shard}: give i/n, i from 0 to n - 1, such as 0/4 … 3/4")
-        return int(index), int(count)
-
     # --- the synthetic suite -------------------------------------------------------------------------------------
 
     def _checkpoint(self) -> Path:
@@ -183,7 +175,7 @@ class BenchRequest:
             published = (self.published_model, row)
         if self.endpoints:
             about: dict[str, Any] = {"checkpoint": f"{self.model}, by endpoint"}
-            out = self.out or Path("runs/bench") / f"{_as_name(self.model or '')}-{_as_name(suite.name)}"
+            out = self.out or Path("runs/bench") / f"{as_name(self.model or '')}-{as_name(suite.name)}"
             follows = False
         else:
             path = self._checkpoint()
@@ -200,7 +192,7 @@ class BenchRequest:
             about=about,
             samples=self.samples,
             seed=self.seed or 0,
-            share=self._share(),
+            share=None if self.shard is None else share_of(self.shard),
             skip_missing=self.skip_missing,
             scorer_python=self.scorer_python,
             judge=self._judge(),
@@ -295,7 +287,3 @@ def _averages(results: dict[str, Any]) -> dict[str, str]:
 
 def _tables() -> Path:
     return Path(os.environ.get(TABLES_VARIABLE) or Path.home() / "LMUData")
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "model"

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sailctl.core.bench.answers import Answers
 from sailctl.core.bench.clusters import score
@@ -33,12 +33,11 @@ SAME = 1e-6  # of full marks: a score and the sum its interval is made of must n
 
 
 class SampleWriter:
-    """Writes `samples.jsonl` benchmark by benchmark, and the pictures of the first `pictures` wrong answers of each."""
+    """Writes `lines` of `folder`/samples.jsonl, and the pictures of the first `pictures` wrong answers a benchmark."""
 
-    def __init__(self, folder: Path, pictures: int) -> None:
-        self.folder, self.pictures = folder, pictures
+    def __init__(self, folder: Path, lines: IO[str], pictures: int) -> None:
+        self.folder, self.lines, self.pictures = folder, lines, pictures
         self.wrong = 0
-        self._lines: list[str] = []
 
     def add(self, questions: Questions, answers: Answers, scored: Scored) -> list[dict[str, Any]]:
         """The rows of one benchmark: those of its questions that have a score."""
@@ -66,22 +65,17 @@ class SampleWriter:
                 "cut": question.index in cut,
             }
             rows.append(row)
-            self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+            self.lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             if item.score < 1:
                 self.wrong += 1
                 if kept < self.pictures:
                     kept += 1
-                    self._keep(question)
+                    self._keep(names, question.images)
         return rows
 
-    def close(self) -> None:
-        """Put `samples.jsonl` in its place."""
-        with atomic_write(self.folder / SAMPLES, "w") as file:
-            file.writelines(self._lines)
-
-    def _keep(self, question: Question) -> None:
-        for image in question.images:
-            path = self.folder / _name(image)
+    def _keep(self, names: Sequence[str], images: Sequence[bytes]) -> None:
+        for name, image in zip(names, images, strict=True):
+            path = self.folder / name
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(path) as file:

@@ -21,11 +21,11 @@ from sailctl.core.bench.questions import Questions, questions, table_path
 from sailctl.core.bench.references import OWN_METRICS
 from sailctl.core.bench.scorer import Job, Scored, needed_columns, score_all
 from sailctl.core.bench.scorer_run import find_python
-from sailctl.core.bench.suite_results import SampleWriter, averages, compare_published, entry, failure
+from sailctl.core.bench.suite_results import SAMPLES, SampleWriter, averages, compare_published, entry, failure
 from sailctl.core.bench.suites import Benchmark, Suite
 from sailctl.core.bench.tsv import Table
 from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
-from sailctl.core.files import write_json
+from sailctl.core.files import atomic_write, write_json
 from sailctl.core.records import Score
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def run_suite(open_respondent: Callable[[], Respondent], job: SuiteJob, reporter
     began = time.perf_counter()
     if job.share is None and any(one.metric not in OWN_METRICS for one in job.suite.benchmarks):
         find_python(job.scorer_python)  # before hours of answers, not after them
+    _make_out(job.out)
     sets = _open_tables(job, reporter)
     try:
         identity, answers = _answer(open_respondent, job, sets, reporter)
@@ -85,6 +86,15 @@ def run_suite(open_respondent: Callable[[], Respondent], job: SuiteJob, reporter
     finally:
         for one in sets:
             one.close()
+
+
+def _make_out(folder: Path) -> None:
+    if (folder / "run.json").exists():
+        raise UsageError(f"{folder}: is a training run; choose another --out, or leave it out for a folder in the run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be made: {error.strerror}") from None
 
 
 def plan_suite(job: SuiteJob) -> list[dict[str, Any]]:
@@ -158,12 +168,6 @@ def _answer(
     open_respondent: Callable[[], Respondent], job: SuiteJob, sets: Sequence[Questions], reporter: Reporter
 ) -> tuple[str, dict[str, Answers]]:
     share = job.share or (0, 1)
-    if (job.out / "run.json").exists():
-        raise UsageError(f"{job.out}: is a training run; choose another --out, or leave it out for a folder in the run")
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {job.out}: cannot be made: {error.strerror}") from None
     with Store(job.out, share[0]) as store:
         respondent = open_respondent()
         _refuse_anothers(job, respondent.identity)
@@ -230,18 +234,18 @@ def _results(
     entries: dict[str, Any] = {}
     measured: dict[str, Score] = {}
     raw: dict[str, float] = {}
-    writer = SampleWriter(job.out, PICTURES)
-    for one in sets:
-        name, result = one.benchmark.name, scored[one.benchmark.name]
-        if isinstance(result, SailctlError):
-            entries[name] = failure(one, result)
-            continue
-        rows = writer.add(one, answers[name], result)
-        entries[name], with_interval = entry(one, answers[name], result, rows, job.seed)
-        raw[name] = result.raw
-        if with_interval is not None:
-            measured[name] = with_interval
-    writer.close()
+    with atomic_write(job.out / SAMPLES, "w") as lines:
+        writer = SampleWriter(job.out, lines, PICTURES)
+        for one in sets:
+            name, result = one.benchmark.name, scored[one.benchmark.name]
+            if isinstance(result, SailctlError):
+                entries[name] = failure(one, result)
+                continue
+            rows = writer.add(one, answers[name], result)
+            entries[name], with_interval = entry(one, answers[name], result, rows, job.seed)
+            raw[name] = result.raw
+            if with_interval is not None:
+                measured[name] = with_interval
     results: dict[str, Any] = {
         "suite": job.asked,
         **job.about,

@@ -18,7 +18,7 @@ from sailctl.core.caption.report import add_up
 from sailctl.core.caption.shards import find_data
 from sailctl.core.caption.tasks import parse_tasks
 from sailctl.core.errors import UsageError
-from sailctl.core.workers import ray_nodes
+from sailctl.core.workers import ray_nodes, share_of
 
 RAY_S = 5.0
 
@@ -176,10 +176,7 @@ class CaptionRequest:
 
     def job_share(self) -> tuple[int, int]:
         """Which command of how many this is. Raises UsageError."""
-        index, slash, count = self.shard.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and 0 <= int(index) < int(count)):
-            raise UsageError(f"--shard {self.shard}: give i/n, i from 0 to n - 1, such as 0/4 … 3/4")
-        return int(index), int(count)
+        return share_of(self.shard)
 
     def workers(self) -> int:
         """How many processes, here or on a cluster, this command has. Raises UsageError."""
