@@ -9,14 +9,13 @@ business.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import ctypes
 import glob
+import importlib.util
 import json
 import os
 import random
-import re
 import signal
 import socket
 import string
@@ -30,21 +29,34 @@ READY = ".ready"  # the file of this name beside that of the jobs says that the 
 WRITTEN_S = 10.0
 LOOPBACK = ("127.", "::1", "localhost")
 FOUND = (  # columns of detailed results
-    "hit", "log", "extracted", "score", "eval_match", "eval_score", "res", "correct", "is_correct",
-)  # fmt: skip
+    "hit",
+    "log",
+    "extracted",
+    "score",
+    "eval_match",
+    "eval_score",
+    "res",
+    "correct",
+    "is_correct",
+)
 TEXTS = {"answer", "prediction", "question", "hint", "choices", "answer_option", *string.ascii_uppercase}
 # For metrics whose rule the kit chooses by the dataset's name: words of it that mean the metric.
 NAMED_RULES = {
-    "anls": ("DocVQA", "InfoVQA"), "relaxed_accuracy": ("ChartQA",), "vqa_score": ("TextVQA",),
+    "anls": ("DocVQA", "InfoVQA"),
+    "relaxed_accuracy": ("ChartQA",),
+    "vqa_score": ("TextVQA",),
     "exact_match": ("OCRVQA", "GQA"),
-}  # fmt: skip
+}
 # A dataset the kit does not know is scored as one of these kinds, under this name.
 KINDS = {
-    "accuracy": ("ImageMCQDataset", "MCQ"), "circular_accuracy": ("ImageMCQDataset", "MCQ_circular"),
-    "mme": ("ImageYORNDataset", "MME"), "hallusion": ("ImageYORNDataset", "HallusionBench"),
-    "f1": ("ImageYORNDataset", "POPE"), "ocrbench": ("OCRBench", "OCRBench"),
+    "accuracy": ("ImageMCQDataset", "MCQ"),
+    "circular_accuracy": ("ImageMCQDataset", "MCQ_circular"),
+    "mme": ("ImageYORNDataset", "MME"),
+    "hallusion": ("ImageYORNDataset", "HallusionBench"),
+    "f1": ("ImageYORNDataset", "POPE"),
+    "ocrbench": ("OCRBench", "OCRBench"),
     **{metric: ("ImageVQADataset", words[0]) for metric, words in NAMED_RULES.items()},
-}  # fmt: skip
+}
 GUESS = "Failed to predict, thus randomly"  # VLMEvalKit's note beside an option drawn by lot
 
 
@@ -58,8 +70,8 @@ def main() -> None:
     _mend_torchvision()
     _forbid_lots()
     _write_seldom()
-    open(sys.argv[1] + READY, "w").close()
-    plain = lambda value: value.tolist() if hasattr(value, "tolist") else str(value)  # noqa: E731 - numpy's
+    with open(sys.argv[1] + READY, "w", encoding="utf-8"):
+        pass
     for job in jobs:
         try:
             result = _score(job)
@@ -68,7 +80,7 @@ def main() -> None:
             result = {"error": f"{type(error).__name__}: {error}"}
         temporary = job["result"] + ".tmp"
         with open(temporary, "w", encoding="utf-8") as handle:
-            json.dump(result, handle, ensure_ascii=False, default=plain)
+            json.dump(result, handle, ensure_ascii=False, default=_plain)
         os.replace(temporary, job["result"])
 
 
@@ -140,17 +152,21 @@ def _score(job: dict[str, Any]) -> dict[str, Any]:
     judge = _judge(job)
     result: dict[str, Any] = {"table": None, "picked": None}
     if judge is None and job["dataset"].startswith("MathVista"):
-        result["rows"] = _mathvista_without_judge(frame)
+        result["rows"] = _sibling("scorer_mathvista").without_judge(frame)
     else:
-        name = "predictions.tsv" if job["metric"] == "kit" else "predictions.pkl"  # some insist on a format by name
-        frame.to_csv(name, sep="\t", index=False) if job["metric"] == "kit" else frame.to_pickle(name)
+        if job["metric"] == "kit":
+            name = "predictions.tsv"  # some datasets insist on a format by name
+            frame.to_csv(name, sep="\t", index=False)
+        else:
+            name = "predictions.pkl"
+            frame.to_pickle(name)
         told = None
         with contextlib.suppress(ZeroDivisionError):  # in MMVet's shares by capability; the verdicts are there by then
             told = dataset.evaluate(name, nproc=job["nproc"], **(judge or {"model": "exact_matching"}))
         result |= _headline(dataset, told)
         result["rows"] = _rows(name)
         if job["dataset"].startswith("MathVista"):
-            _mathvista_hits(result["rows"], f"predictions_{job['judge']['model']}.tsv")
+            _sibling("scorer_mathvista").add_hits(result["rows"], f"predictions_{job['judge']['model']}.tsv")
     if job["metric"] == "circular_accuracy":
         result["rotations"] = _rotations(frame, judge, job)
     return result
@@ -270,60 +286,18 @@ def _rotations(frame: Any, judge: dict[str, Any] | None, job: dict[str, Any]) ->
         return {index: row for found in executor.map(read, groups.values()) for index, row in found.items()}
 
 
-def _mathvista_hits(rows: dict[str, dict[str, Any]], storage: str) -> None:
-    """The kit keeps no verdict for each question: ask its rule for it, and whether the extracted answer can be read."""
-    from vlmeval.dataset.utils.mathvista import post_check
-    from vlmeval.smp import load
-
-    frame = load(storage)
-    for position in range(len(frame)):
-        line = frame.iloc[position]
-        row = rows[str(line["index"])]
-        row["hit"] = "1" if post_check(line, prefetch=False) else "0"
-        row["readable"] = _is_readable(line, line["res"])
+def _sibling(name: str) -> Any:
+    """A file beside this one. The interpreter is isolated: this folder, with its own `statistics`, is on no path."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def _mathvista_without_judge(frame: Any) -> dict[str, dict[str, Any]]:
-    """MathVista graded by the kit's rule on what can be extracted from answers without a judge, nothing guessed.
-
-    First the kit's own prefetch; then, for a number, what stands after the last "answer is" or "=", or the only number
-    there is. Two numbers and no such words are no answer.
-    """
-    from vlmeval.dataset.utils.mathvista import post_check
-
-    rows: dict[str, dict[str, Any]] = {}
-    for position in range(len(frame)):
-        line = frame.iloc[position].copy()
-        found = post_check(line, prefetch=True) or _number_in(line["prediction"], line["answer_type"])
-        line["res"] = found
-        readable = bool(found) and _is_readable(line, found)
-        hit = readable and post_check(line, prefetch=False)
-        rows[str(line["index"])] = {"res": str(found), "log": "", "hit": "1" if hit else "0", "readable": readable}
-    return rows
-
-
-def _number_in(text: str, kind: str) -> str:
-    if kind not in ("integer", "float"):
-        return ""
-    number = r"-?\d[\d,]*(?:\.\d+)?"
-    told = re.findall(rf"(?:answer is|answer:|=)\W{{0,4}}?({number})", text, re.IGNORECASE)
-    numbers = told[-1:] or re.findall(number, text)
-    return numbers[0].replace(",", "") if len(numbers) == 1 else ""
-
-
-def _is_readable(line: Any, found: Any) -> bool:
-    """Whether an extracted answer is of the kind the question asks for."""
-    from vlmeval.utils import can_infer
-
-    if line["question_type"] == "multi_choice":
-        choices = {chr(65 + place): text for place, text in enumerate(ast.literal_eval(line["choices"]))}
-        return bool(can_infer(found, choices))
-    if line["answer_type"] in ("integer", "float"):
-        try:
-            return (int if line["answer_type"] == "integer" else float)(found) is not None and found == found
-        except (ValueError, TypeError, OverflowError):
-            return False
-    return bool(str(found).strip()) and str(found) != "nan"
+def _plain(value: Any) -> Any:
+    """numpy's scalars and arrays as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 if __name__ == "__main__":
