@@ -157,13 +157,13 @@ class Questions(Sequence[Question]):
                     f"{self._table.where(row.line)}; every question needs one of its own"
                 )
             lines[index] = row.line
-            if (wrong := wrong_row(self.benchmark.metric, index, row.cells)) is not None:
-                raise DataError(f"{self.path}: {self._table.where(row.line)}: {wrong}")
             self._places[index] = row.offset
             if wanted is not None and row.cells.get("split", "") != wanted:
                 self.excluded[f"split is not {wanted}"] += 1
             elif self._has_images and not is_shown(row.cells):
                 self.excluded["no image, which VLMEvalKit leaves out"] += 1
+            elif (wrong := wrong_row(self.benchmark.metric, index, row.cells)) is not None:
+                raise DataError(f"{self.path}: {self._table.where(row.line)}: {wrong}")
             elif at_once and not is_reference(cell(row.cells, "image")):
                 rows.append(self._entry(index, row.offset, row.line, row.cells))
             else:

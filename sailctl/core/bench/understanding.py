@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sailctl.core.bench.headline import ItemScore
 from sailctl.core.bench.prompts import language_of
-from sailctl.core.bench.references import references_of
+from sailctl.core.bench.references import OWN_METRICS, references_of
 from sailctl.core.bench.scorer import Scored
 from sailctl.core.engines.judge import Judge, JudgeItem, Judgement
 from sailctl.core.engines.rubrics import caption_quality, quality
@@ -68,8 +68,8 @@ def score_understanding(
         raise DataError(f"{questions.path}: there is no question {min(unknown)!r}, {len(unknown)} such predictions")
     if not texts:
         raise DataError(f"{benchmark.name}: no prediction to score")
-    if metric not in ("caption", "element_f1", "ocr"):
-        raise UsageError(f"{benchmark.name}: metric {metric!r} is VLMEvalKit's; here are caption, element_f1 and ocr")
+    if metric not in OWN_METRICS:
+        raise UsageError(f"{benchmark.name}: metric {metric!r} is VLMEvalKit's; here are {', '.join(OWN_METRICS)}")
     cases = _cases(questions, texts)
     left_out = {"left_out": len(questions) - len(texts)}
     if metric == "caption" and judge is not None:
