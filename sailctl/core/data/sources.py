@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -32,9 +32,19 @@ _MAX_OPEN_SHARDS = 64
 def open_source(config: SourceConfig, *, textless: bool = False) -> Source:
     """Find the shards of a source and index them (in parallel; cached indexes are reused).
 
-    With `captions:` its samples are those that have one. `textless` as in `make_source`. Raises UsageError naming the
-    path when nothing is there, the layout is unknown or no sample is in it; DataError when a shard cannot be read.
+    With `captions:` its samples are those that have one, with `samples:` a seeded part of them. `textless` as in
+    `make_source`. Raises UsageError naming the path when nothing is there, the layout is unknown, no sample or too few
+    are in it; DataError when a shard cannot be read.
     """
+    whole = _open_whole(config, textless)
+    if config.samples is None:
+        return whole
+    from sailctl.core.data.subset import Subset
+
+    return cast(Source, Subset(whole, config.samples, config.subset_seed))
+
+
+def _open_whole(config: SourceConfig, textless: bool) -> Source:
     if config.captions is not None:
         from sailctl.core.data.captions import CaptionedSource
 

@@ -25,7 +25,9 @@ class SynthConfig(Config):
 class SourceConfig(Config):
     """One source: a tar, JSON, JSONL or Parquet file, a glob, a folder of shards, or an fsspec URL of any of these.
 
-    Without weights every source counts by its number of samples, times its repeats.
+    Without weights every source counts by its number of samples, times its repeats. With `samples` it is a random part
+    of so many, drawn by `subset_seed`; a smaller part lies within every larger one of the same seed. `group` is the tag
+    by which valuation judges sources together.
     """
 
     name: str
@@ -35,6 +37,9 @@ class SourceConfig(Config):
     repeats: float | None = Field(None, gt=0)  # times it comes in an epoch of the mixture
     image_root: str | None = None
     captions: str | None = None  # sidecars of `sailctl caption`: their rows are the source's samples
+    samples: int | None = Field(None, gt=0)
+    subset_seed: int = Field(0, ge=0)
+    group: str | None = None
     synth: SynthConfig | None = None
 
 
