@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from sailctl.cli import app
 from sailctl.core.errors import DataError, UsageError
+from sailctl.core.report.figures import short_count
 from sailctl.core.report.page import choose, duration, write_report
-from sailctl.core.report.plots import running_mean, short_count
+from sailctl.core.report.plots import running_mean
 from sailctl.core.report.read import read_runs
 from sailctl.core.report.summary import write_summary
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.files import atomic_write
+from sailctl.core.report.figures import short_count
 from sailctl.core.report.html import render_page
-from sailctl.core.report.plots import loss_curves, short_count, stage_scores
+from sailctl.core.report.plots import loss_curves, stage_scores
 from sailctl.core.report.read import Runs, read_runs, read_samples
 
 PAGE = "report.html"
