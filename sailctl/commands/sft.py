@@ -21,9 +21,17 @@ from sailctl.commands._options import (
 
 def sft(
     stage: Annotated[
-        str,
+        str | None,
         typer.Option("--stage", help="Which of the three, in this order.", metavar="knowledge|instruction|preference"),
-    ],
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            "--schedule",
+            help="Instead of one stage all three: one after another, or all their data in one run (aio).",
+            metavar="curriculum|aio",
+        ),
+    ] = None,
     recipe: RecipeOpt = None,
     set_: SetOpt = None,
     data: DataOpt = None,
@@ -37,18 +45,20 @@ def sft(
     """Fine-tune on conversations, in three stages of rising quality and difficulty: knowledge, instruction, preference.
 
     Without --out the run is runs/RECIPE/STAGE; without --checkpoint it starts from the recipe's stage before it.
+    A schedule's --out holds a folder for each stage; all in one it is the run itself, by default runs/RECIPE/aio.
 
     Examples
 
     $ sailctl sft --stage knowledge
 
     $ sailctl sft --stage instruction --data mine.jsonl --set train.lr=2e-5
+
+    $ sailctl sft --schedule curriculum --dry-run
     """
     from sailctl.commands import output
-    from sailctl.core.train.plan import describe_plan
-    from sailctl.core.train.request import TrainRequest, describe_result
+    from sailctl.core.train.request import sft_request
 
-    request = TrainRequest("sft", stage, recipe, set_ or [], data or [], checkpoint, out, resume, device)
+    request = sft_request(stage, schedule, recipe, set_ or [], data or [], checkpoint, out, resume, device)
     with output.Reporter(json=json) as reporter:
         summary = request.plan() if dry_run else request.run(reporter)
     if summary is None:  # the run's first process tells
@@ -56,7 +66,7 @@ def sft(
     if json:
         output.emit_json(summary)
     elif dry_run:
-        output.emit_text(describe_plan(summary))
+        output.emit_text(request.describe_plan(summary))
     else:
-        output.emit_text(describe_result(summary))
+        output.emit_text(request.describe_result(summary))
         output.next_command(summary["next"])

@@ -71,6 +71,15 @@ def test_shares_are_within_one_percent_after_2000_draws(weights, lanes):
             assert abs(running[source] - (number + 1) * weight / sum(weights)) < 3
 
 
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=5), st.integers(0, 400))
+@settings(deadline=None, max_examples=60)
+def test_counts_are_those_of_the_draws_and_exact_where_weights_are_counts(weights, draws):
+    mixture = Mixture([7] * len(weights), weights)
+    drawn = Counter(mixture.draw(number)[0] for number in range(draws))
+    assert mixture.counts(draws) == [drawn[source] for source in range(len(weights))]
+    assert mixture.counts(sum(weights)) == weights
+
+
 def test_a_weighted_source_still_goes_once_through_its_samples_per_epoch():
     order = Order(Mixture([7, 100], [0.5, 0.5]), 3, 2)
     draws = [order.ref(number % 2, number // 2) for number in range(140)]

@@ -107,6 +107,14 @@ class Mixture:
             number -= taken
         return last, number
 
+    def counts(self, draws: int) -> list[int]:
+        """How many of the first so many draws each source gets."""
+        counts = []
+        for share, left in zip(self.shares[:-1], self._left, strict=False):
+            counts.append((draws * share + left // 2) // left)
+            draws -= counts[-1]
+        return [*counts, draws]
+
 
 @dataclass(frozen=True)
 class Order:

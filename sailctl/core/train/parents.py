@@ -69,9 +69,10 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name / recipe.stage
 
 
-def sibling(recipe: Recipe, out: Path, stage: str) -> Path:
-    """The run of another stage of this recipe: beside `out` where that is named after its stage, else the default."""
-    return (out.parent if out.name == recipe.stage else default_out(recipe).parent) / stage
+def sibling(recipe: Recipe, out: Path, stage: str, runs: Path | None = None) -> Path:
+    """The run of another stage of this recipe: in `runs`, else beside `out` where that is named after its stage, else
+    in the default place."""
+    return (runs or (out.parent if out.name == recipe.stage else default_out(recipe).parent)) / stage
 
 
 def open_parent(path: Path) -> Parent:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.data.loader import check_lanes
+from sailctl.core.data.order import Mixture
 from sailctl.core.device import pick
 from sailctl.core.errors import UsageError
 from sailctl.core.files import list_shards
@@ -18,7 +19,15 @@ from sailctl.core.train.trackers import check_trackers
 
 
 def plan_stage(
-    recipe: Recipe, *, recipe_dir: Path, out: Path, checkpoint: str | None, resume: bool, device: str, ranks: int = 1
+    recipe: Recipe,
+    *,
+    recipe_dir: Path,
+    out: Path,
+    checkpoint: str | None,
+    resume: bool,
+    device: str,
+    ranks: int = 1,
+    runs: Path | None = None,
 ) -> dict[str, Any]:
     """The plan of `train_stage` with the same arguments, and the same UsageErrors as far as they can be foreseen.
 
@@ -33,13 +42,14 @@ def plan_stage(
     if not resume and not rundir.is_free(out):
         raise UsageError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
     position = checkpoints.latest(out)
-    parent, recipe = _parent(recipe, recipe_dir, out, checkpoint, position)
+    parent, recipe = _parent(recipe, recipe_dir, out, checkpoint, position, runs)
     if position is not None:
         rundir.check_same_recipe(out, position.state()["recipe"], recipe.model_dump(mode="json"))
-    sources = [_source(source, recipe.bootstrap) for source in recipe.data.sources]
+    sources = [foresee_source(source, recipe.bootstrap) for source in recipe.data.sources]
     if not sources:
         raise UsageError("data.sources is empty; give --data PATH or name a source in the recipe")
-    budget = Budget.of(recipe.train, sum(source["samples"] for source in sources))
+    mixture = Mixture.of([source["samples"] for source in sources], recipe.data.sources)
+    budget = Budget.of(recipe.train, mixture.epoch)
     counts = parameter_counts(model_config(recipe.model))
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -86,7 +96,12 @@ def describe_plan(plan: dict[str, Any]) -> str:
 
 
 def _parent(
-    recipe: Recipe, recipe_dir: Path, out: Path, given: str | None, position: checkpoints.Checkpoint | None
+    recipe: Recipe,
+    recipe_dir: Path,
+    out: Path,
+    given: str | None,
+    position: checkpoints.Checkpoint | None,
+    runs: Path | None,
 ) -> tuple[dict[str, str] | None, Recipe]:
     if position is not None:
         if recipe.stage == "anneal":
@@ -95,7 +110,7 @@ def _parent(
     if given is None and recipe.parent is None and recipe.stage != "anneal":
         return None, recipe
     if given is None and recipe.parent is not None:
-        run_dir = parents.sibling(recipe, out, recipe.parent)
+        run_dir = parents.sibling(recipe, out, recipe.parent, runs)
         if not parents.usable(run_dir):
             if not recipe.bootstrap:
                 raise parents.missing_parent(recipe, recipe_dir, run_dir)
@@ -108,9 +123,11 @@ def _parent(
     return {"path": str(parent.checkpoint.path if parent.checkpoint else parent.path), "state": "found"}, recipe
 
 
-def _source(source: SourceConfig, bootstrap: bool) -> dict[str, Any]:
+def foresee_source(source: SourceConfig, bootstrap: bool) -> dict[str, Any]:
+    """A source's name, path and number of samples, and whether it is `found` or `to be made`."""
     from sailctl.core.data.sources import open_source
 
     if bootstrap and source.synth is not None and not list_shards(source.path):
-        return {"name": source.name, "path": source.path, "samples": source.synth.samples, "state": "to be made"}
+        samples = source.samples or source.synth.samples
+        return {"name": source.name, "path": source.path, "samples": samples, "state": "to be made"}
     return {"name": source.name, "path": source.path, "samples": len(open_source(source)), "state": "found"}

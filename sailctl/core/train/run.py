@@ -60,6 +60,7 @@ class _Call:
     reporter: Reporter
     resume_command: str | None
     bootstrapped: bool  # begun only because a child stage needs it
+    runs: Path | None = None  # where the recipe's other stages are, if not beside `out` or in the default place
 
 
 def train_stage(
@@ -73,13 +74,14 @@ def train_stage(
     world: World | None = None,
     reporter: Reporter,
     resume_command: str | None = None,
+    runs: Path | None = None,
 ) -> RunResult:
     """Train one stage in `out` and return what came of it; a finished run is recognised and returned as it is.
 
-    Without a `world` the launcher's is joined, on `device`. `checkpoint` is the parent instead of the recipe's;
-    `resume_command` is what an interrupted user is told to type. Raises UsageError (occupied `out`, no parent, another
-    recipe on resume), DataError, TrainingError, StorageError, and Interrupted once SIGINT or SIGTERM has been answered
-    by a saved step.
+    Without a `world` the launcher's is joined, on `device`. `checkpoint` is the parent instead of the recipe's, `runs`
+    the folder to look for that in; `resume_command` is what an interrupted user is told to type. Raises UsageError
+    (occupied `out`, no parent, another recipe on resume), DataError, TrainingError, StorageError, and Interrupted once
+    SIGINT or SIGTERM has been answered by a saved step.
     """
     if world is None:
         with World.join(device) as joined:
@@ -92,8 +94,9 @@ def train_stage(
                 world=joined,
                 reporter=reporter,
                 resume_command=resume_command,
+                runs=runs,
             )
-    call = _Call(recipe_dir, out, world, reporter, resume_command, bootstrapped=False)
+    call = _Call(recipe_dir, out, world, reporter, resume_command, bootstrapped=False, runs=runs)
     return _run(recipe, call, checkpoint, resume)
 
 
@@ -254,7 +257,7 @@ def _parent(recipe: Recipe, call: _Call, given: str | None) -> parents.Parent | 
         return parents.open_parent(Path(given))
     if recipe.parent is None:
         return None
-    run_dir = parents.sibling(recipe, call.out, recipe.parent)
+    run_dir = parents.sibling(recipe, call.out, recipe.parent, call.runs)
     if not call.world.first(lambda: parents.usable(run_dir)):
         if not recipe.bootstrap:
             raise parents.missing_parent(recipe, call.recipe_dir, run_dir)
