@@ -16,9 +16,14 @@ import typer
 from sailctl import commands
 from sailctl.core.errors import Interrupted, SailctlError
 
-# The order of the work, which is the order of `sailctl --help`. The module of a command holds a function of its name.
+# The order of the work, which is the order of `sailctl --help`. The module of a command holds a function of its name,
+# dashes being underscores.
 COMMANDS = {
     "caption": "Data",
+    "quick-eval": "Valuation",
+    "compose-eval": "Valuation",
+    "incremental-eval": "Valuation",
+    "scaling": "Valuation",
     "pretrain": "Training",
     "sft": "Training",
     "anneal": "Training",
@@ -91,8 +96,9 @@ def register(target: typer.Typer) -> None:
     """Add every command whose module is there."""
     present = {module.name for module in pkgutil.iter_modules(commands.__path__)}
     for name, panel in COMMANDS.items():
-        if name in present:
-            function = getattr(importlib.import_module(f"sailctl.commands.{name}"), name)
+        module = name.replace("-", "_")
+        if module in present:
+            function = getattr(importlib.import_module(f"sailctl.commands.{module}"), module)
             target.command(name, rich_help_panel=panel)(guarded(function))
 
 

@@ -71,7 +71,7 @@ def anneal(
 
     $ sailctl anneal --checkpoint runs/trunk --set train.max_samples=2e6
 
-    $ sailctl anneal --run runs/trunk --every 8M --samples 2M --then sft:sail-vl-2b
+    $ sailctl anneal --run runs/trunk --every 8M --then sft:sail-vl-2b
     """
     from sailctl.commands import output
     from sailctl.core.train.plan import describe_plan

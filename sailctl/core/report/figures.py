@@ -5,6 +5,7 @@ In a page colours are its CSS variables, so that figures follow light and dark; 
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,7 +83,11 @@ def as_svg(figure: Figure, name: str, label: str) -> str:
     text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
     width = figure.get_figwidth()
     limits = f"max-width: {width * PX_PER_INCH:.0f}px; min-width: {width * LEAST_PX_PER_INCH:.0f}px"
-    head = rf'<svg viewBox="\1" role="img" aria-label="{label}" style="{limits}">'
+    said = html.escape(label)  # names of suites come from files
+
+    def head(match: re.Match[str]) -> str:
+        return f'<svg viewBox="{match[1]}" role="img" aria-label="{said}" style="{limits}">'
+
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', head, text, count=1)
     text = re.sub(r"font: ([0-9.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"font-family: [^;\"]*;?", "", text)

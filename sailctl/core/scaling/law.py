@@ -49,10 +49,18 @@ class LogLaw:
 
     def predict(self, x: float) -> tuple[float, float, float]:
         """Expected score at x and the interval in which one new score falls with probability `level`."""
+        return self._interval(x, 1.0)
+
+    def mean(self, x: float) -> tuple[float, float, float]:
+        """Expected score at x and the interval of that expectation, the line's own: narrower than `predict`'s."""
+        return self._interval(x, 0.0)
+
+    def _interval(self, x: float, of_one_score: float) -> tuple[float, float, float]:
         value = self.at(x)
         if self.n < 3:
             return value, -math.inf, math.inf
-        spread = self.residual_sd * math.sqrt(1 + 1 / self.n + (math.log(x) - self.centre) ** 2 / self.squares)
+        from_centre = (math.log(x) - self.centre) ** 2 / self.squares
+        spread = self.residual_sd * math.sqrt(of_one_score + 1 / self.n + from_centre)
         half = t_quantile(0.5 + self.level / 2, self.n - 2) * spread
         return value, value - half, value + half
 
@@ -76,7 +84,7 @@ class SaturatingLaw:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The last point foretold from those before it: `inside` says whether it fell into the interval."""
+    """A point foretold from those before it: `inside` says whether it fell into the interval."""
 
     x: float
     score: float
@@ -168,13 +176,25 @@ def scaling(x: ArrayLike, scores: ArrayLike, level: float = 0.95) -> Scaling:
     preferred: Literal["log", "saturating", "either"] = "either"
     if saturating is not None and math.isfinite(saturating.aicc) and abs(saturating.aicc - log_law.aicc) >= 2:
         preferred = "log" if log_law.aicc < saturating.aicc else "saturating"
-    held_out = None
-    before = values < values[-1]
-    if before.sum() > 2 and len(np.unique(values[before])) > 1:
-        expected, low, high = fit_log_law(values[before], y[before], level).predict(float(values[-1]))
-        held_out = HeldOut(float(values[-1]), float(y[~before].mean()), expected, low, high)
+    checks = hold_out(values, y, level)
+    held_out = checks[-1] if checks else None
     next_x = 2 * float(values[-1])
     return Scaling(log_law, saturating, preferred, next_x, log_law.predict(next_x), held_out)
+
+
+def hold_out(x: ArrayLike, scores: ArrayLike, level: float = 0.95) -> list[HeldOut]:
+    """Every size foretold by the log law from the smaller ones alone, from the first that has three scores before it.
+
+    Where there are several scores at a size their mean is compared, with the interval of a single one.
+    """
+    values, y = _positive(x), np.asarray(scores, dtype=np.float64)
+    checks = []
+    for size in np.unique(values):
+        before = values < size
+        if before.sum() > 2 and len(np.unique(values[before])) > 1:
+            expected, low, high = fit_log_law(values[before], y[before], level).predict(float(size))
+            checks.append(HeldOut(float(size), float(y[values == size].mean()), expected, low, high))
+    return checks
 
 
 def aicc(rss: float, n: int, parameters: int) -> float:
