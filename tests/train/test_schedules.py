@@ -28,10 +28,10 @@ SIZES = {"easy": 30, "hard": 12, "shared": 24}
 # Stage → (end, {source: weight or repeats}), and what that comes to by hand.
 STAGES = {
     "knowledge": ({"max_samples": 36}, {"easy": {"weight": 2}, "shared": {"weight": 1}}),
-    "instruction": ({"max_steps": None, "epochs": 1}, {"hard": {"repeats": 2}, "shared": {"repeats": 0.5}}),
+    "instruction": ({"max_steps": None, "epochs": 1}, {"hard": {"repeats": 3}, "shared": {"repeats": 0.5}}),
     "preference": ({"max_steps": 4}, {"hard": {}, "easy": {}}),  # 4 steps of 7 samples: 12 : 30
 }
-TAKEN = {"easy": 24 + 20, "shared": 12 + 12, "hard": 24 + 8}
+TAKEN = {"easy": 24 + 20, "shared": 12 + 12, "hard": 36 + 8}
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,10 @@ class TestSamples:
         assert {portion.source.name: portion.samples for portion in shares} == {
             "easy": {"knowledge": 24, "preference": 20},
             "shared": {"knowledge": 12, "instruction": 12},
-            "hard": {"instruction": 24, "preference": 8},
+            "hard": {"instruction": 36, "preference": 8},
         }
         one = all_in_one(recipes, shares)
-        assert one.train.max_samples == sum(TAKEN.values()) == 100
+        assert one.train.max_samples == sum(TAKEN.values()) == 112
         assert drawn(one, [SIZES[source.name] for source in one.data.sources]) == TAKEN
 
     def test_two_sources_of_one_name_stay_two_and_one_that_is_never_drawn_goes(self, recipe: Path) -> None:
@@ -284,15 +284,15 @@ class TestPlans:
         monkeypatch.chdir(tmp_path)
         words = ("--schedule", schedule, "--recipe", recipe, "--checkpoint", start, "--out", "two", "--dry-run")
         plan = json.loads(sft(*words, "--json").stdout)
-        assert {source["name"]: source["total"] for source in plan["sources"]} == TAKEN and plan["samples"] == 100
+        assert {source["name"]: source["total"] for source in plan["sources"]} == TAKEN and plan["samples"] == 112
         text = sft(*words).stdout
         assert "samples:    24 of shared (knowledge 12, instruction 12)" in text
         if schedule == "aio":
-            assert plan["runs"]["aio"]["run_dir"] == "two" and plan["runs"]["aio"]["steps"] == 15  # of 7 samples
+            assert plan["runs"]["aio"]["run_dir"] == "two" and plan["runs"]["aio"]["steps"] == 16  # of 7 samples
             assert text.rstrip().splitlines()[-1].startswith("  max_tiles: ")
         else:
             assert [run["run_dir"] for run in plan["runs"].values()] == [f"two/{stage}" for stage in SFT_STAGES]
-            assert [run["steps"] for run in plan["runs"].values()] == [6, 6, 4]
+            assert [run["steps"] for run in plan["runs"].values()] == [6, 7, 4]
             assert plan["runs"]["preference"]["parent"] == {"path": "two/instruction", "state": "to be trained first"}
             assert plan["runs"]["preference"]["recipe"]["parent"] == "advance"  # the recipe's own word
         assert not list(tmp_path.iterdir())
