@@ -110,6 +110,11 @@ def test_branches_of_several_lengths_and_questions_are_series_of_their_own(tmp_p
     assert "understanding, 50 questions · annealed on 2M" in names
 
 
+def test_a_suite_may_have_no_interval(tmp_path: Path) -> None:
+    found = find([curve(tmp_path / "run", ci95=None, n=None)])
+    assert found.series[0].points[0].ci95 is None and "<svg" in render(found)
+
+
 def test_several_curves_are_told_apart_by_their_runs(tmp_path: Path) -> None:
     series, _ = read_curves([curve(tmp_path / "small"), curve(tmp_path / "large")])
     assert {one.origin for one in series} == {"small", "large"} and len({one.name for one in series}) == 6
@@ -134,8 +139,9 @@ def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
 
 def test_bad_curves(tmp_path: Path) -> None:
     for change, message in (
-        ({"score": None}, "row 1: score or ci95 = None: should be a number"),
-        ({"ci95": None}, "row 1: key 'ci95' = None: should be two numbers"),
+        ({"score": None}, "row 1: score = None: should be a number"),
+        ({"ci95": 5}, "row 1: ci95 = 5: should be two numbers or null"),
+        ({"ci95": [0, "x"]}, "row 1: ci95 = 'x': should be a number"),
         ({"samples": True}, "row 1: samples = True: should be a number"),
     ):
         with pytest.raises(DataError, match=message.replace("[", r"\[")):

@@ -87,19 +87,16 @@ def _of_rows(path: Path, origin: str) -> list[Series]:
     groups: dict[tuple[str, str, str | None], list[Point]] = {}
     for number, row in enumerate(rows, 1):
         where = f"{path}: row {number}"
-        score, low, high = (
-            _number(value, "score or ci95", where) for value in (row.get("score"), *_bounds(row, where))
-        )
         point = Point(
             _number(row.get("samples"), "samples", where),
             _number(row.get("tokens"), "tokens", where),
-            100 * score,
-            (100 * low, 100 * high),
-            int(_number(row.get("n"), "n", where)),
+            100 * _number(row.get("score"), "score", where),
+            _interval(row.get("ci95"), where),
+            None if row.get("n") is None else int(_number(row["n"], "n", where)),
         )
         suite = str(row.get("suite"))
         if len(questions[suite]) > 1:  # other questions, another measurement
-            suite += f", {row['questions'] or 'all'} questions"
+            suite += f", {row.get('questions') or 'all'} questions"
         groups.setdefault((suite, *_kind(row, len(lengths) > 1)), []).append(point)
     return [Series(origin, *key, _in_order(points)) for key, points in groups.items()]
 
@@ -108,7 +105,7 @@ def _kind(row: Mapping[str, Any], lengths_differ: bool) -> tuple[str, str | None
     """How a row was measured, and what the branch was trained on with."""
     if row.get("branch_samples") is None:
         return "trunk as it is", None
-    on = f" on {short_count(row['branch_samples'])}" if lengths_differ else ""
+    on = f" on {short_count(float(row['branch_samples']))}" if lengths_differ else ""
     then = row.get("then")
     return (f"{ANNEALED}{on}", None) if then is None else (f"then {then}{on}", str(then))
 
@@ -150,11 +147,14 @@ def _in_order(points: list[Point]) -> list[Point]:
     return sorted(points, key=lambda one: one.samples if one.samples is not None else one.tokens or 0.0)
 
 
-def _bounds(row: Mapping[str, Any], where: str) -> tuple[Any, Any]:
-    bounds = row.get("ci95")
+def _interval(bounds: object, where: str) -> tuple[float, float] | None:
+    """A row's interval in points; none where the bench could give none."""
+    if bounds is None:
+        return None
     if not isinstance(bounds, list) or len(bounds) != 2:
-        raise DataError(f"{where}: key 'ci95' = {bounds!r}: should be two numbers; is this a curve of sailctl anneal?")
-    return bounds[0], bounds[1]
+        raise DataError(f"{where}: ci95 = {bounds!r}: should be two numbers or null")
+    low, high = (100 * _number(value, "ci95", where) for value in bounds)
+    return low, high
 
 
 def _number(value: object, name: str, where: str) -> float:

@@ -132,7 +132,8 @@ def shown_rows(rows: list[dict[str, Any]]) -> tuple[str, list[str], list[list[st
         bounds = row.get("ci95")
         interval = f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}" if bounds else "–"
         kind = row["then"] or ("annealed" if row["branch_samples"] else f"{row['stage']}, as it is")
-        numbers = [f"{row['samples']:,}", f"{row['tokens']:,}", f"{100 * row['score']:.1f}", interval, f"{row['n']:,}"]
+        items = "–" if row.get("n") is None else f"{row['n']:,}"
+        numbers = [f"{row['samples']:,}", f"{row['tokens']:,}", f"{100 * row['score']:.1f}", interval, items]
         cells.append([f"step {row['step']:,}", *numbers, row["suite"], kind])
     columns = ["checkpoint", "samples", "tokens", "points", "95% interval", "n", "suite", "measured"]
     return f"{len(rows)} rows", columns, cells
