@@ -104,7 +104,8 @@ def _in_processes(function: Callable[[Part], Result], parts: Sequence[Part], tic
         with _signals_are_ours():
             for part in parts:
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_worker, args=(function, part, theirs), daemon=True)
+                # No daemon, which may have no processes of its own, as a training's readers are; see _die_with_parent.
+                process = context.Process(target=_worker, args=(function, part, theirs))
                 process.start()
                 theirs.close()
                 workers.append((process, ours))

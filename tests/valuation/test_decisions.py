@@ -156,7 +156,7 @@ def test_budgets_are_kept_and_too_small_ones_refused() -> None:
     trials = world(by_group, sd=0.6)
     trials.budget = 20_000
     with pytest.raises(
-        UsageError, match="too small for one decision, which takes 20800 or more"
+        UsageError, match="too small for one decision, which takes 20,800 or more"
     ):  # 4 x 1200 + 4 x 4000
         compose(trials, GROUPS, PLAN)
     noisy = world(lambda shares: -2 * shares.get("bad", 0.0), sd=2.0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,7 +70,7 @@ def load_recipe(
         section = raw.setdefault("data", {})
         if not isinstance(section, dict):
             raise UsageError(f"{file}: data = {section!r}: should be a section of keys")
-        section["sources"] = [{"name": name, "path": path} for name, path in _named(data)]
+        section["sources"] = named_sources(data)
     origin = {path: "--set" for path in (_override(raw, text) for text in overrides or [])}
     try:
         recipe = Recipe.model_validate(raw)
@@ -80,6 +80,21 @@ def load_recipe(
         raise UsageError(f"{file}: is a recipe of stage {recipe.stage}, not {stage}; give the file of stage {stage}")
     resolve_paths(recipe, file.parent)
     return recipe, file.parent
+
+
+def named_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The sources of `--data` paths, named after their files; a .yaml file is a mixture and gives its own."""
+    sources: list[dict[str, Any]] = []
+    for name, path in _named(paths):
+        if path.endswith((".yaml", ".yml")) and "://" not in path:
+            wanted = "a mixture; it should begin with sources:"
+            listed = read_yaml(Path(path), wanted).get("sources")
+            if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed) or not listed:
+                raise UsageError(f"{path}: is not {wanted}")
+            sources += listed
+        else:
+            sources.append({"name": name, "path": path})
+    return sources
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -198,7 +213,7 @@ def _present(folder: Path) -> str:
     return f"the folder has stages: {', '.join(present) or 'none (it should hold files such as alignment.yaml)'}"
 
 
-def _named(paths: list[str]) -> Iterator[tuple[str, str]]:
+def _named(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Name each path after its file; equal names get a number, for sources are told apart by name."""
     used: set[str] = set()
     for path in paths:

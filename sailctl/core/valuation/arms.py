@@ -49,6 +49,10 @@ class Arms:
         """Samples of each group."""
         return self._mixtures[arm][rung]
 
+    def price(self, rung: int) -> float:
+        """What a trial of arm 0 takes on a rung, in the budget's unit."""
+        return self.trials.price(Trial(self._mixtures[0][rung], 0, rung, self.parent))
+
     def count(self, arm: int, rung: int) -> int:
         """Runs that have come back with a score."""
         return len(self._runs[rung][arm])

@@ -53,7 +53,7 @@ def compose(trials: Trials, groups: Mapping[str, int], plan: Plan, *, parent: st
         for name in groups
     ]
     race = Race(arms, plan)
-    afford(trials, race, len(candidates))
+    trials.afford(race.least_cost(len(candidates)))
     alive, rulings = race.screen(candidates)
     if alive:
         rulings += race.confirm(alive, 0, race.level(len(candidates), len(alive)))
@@ -99,7 +99,7 @@ def compose_like_the_paper(
 def single_scores(arms: Arms) -> list[float]:
     """One full-size run of every arm; not a number where it failed."""
     if not arms.bring_to(dict.fromkeys(range(len(arms.names)), 1), arms.full):
-        raise UsageError(f"budget = {arms.trials.budget} samples: {len(arms.names) * arms.rungs[-1]} are needed")
+        arms.trials.afford(len(arms.names) * arms.price(arms.full))
     return [arms.score(arm, arms.full) for arm in range(len(arms.names))]
 
 
@@ -120,10 +120,3 @@ def halved(groups: Mapping[str, int], name: str, samples: int) -> dict[str, int]
         )
     counts = allot(others, samples - half) | ({name: half} if half else {})
     return counts
-
-
-def afford(trials: Trials, race: Race, candidates: int) -> None:
-    """Refuse a budget that cannot hold one decision; the message says what it would take."""
-    least = race.least_cost(candidates)
-    if trials.budget is not None and trials.budget < least:
-        raise UsageError(f"budget = {trials.budget} samples: too small for one decision, which takes {least} or more")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sailctl.core.errors import UsageError
 from sailctl.core.valuation.arms import Arms
-from sailctl.core.valuation.compose import PaperStep, afford, single_scores
+from sailctl.core.valuation.compose import PaperStep, single_scores
 from sailctl.core.valuation.fdr import Lond
 from sailctl.core.valuation.race import Plan, Race, Ruling
 from sailctl.core.valuation.seam import Trials
@@ -58,7 +58,7 @@ def incremental(
     arms, numbers = _arms(trials, mixture, candidates, plan, parent)
     names = {arm: name for name, arm in numbers.items()}
     race = Race(arms, plan)
-    afford(trials, race, len(candidates))
+    trials.afford(race.least_cost(len(candidates)))
     alive, screened_out = race.screen(list(numbers.values()))
     decisions = [DatasetDecision(names[r.arm], ADMISSION[r.finding], (), r) for r in screened_out]
     if order == "given":

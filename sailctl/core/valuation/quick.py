@@ -118,10 +118,8 @@ def quick(trials: Trials, datasets: Mapping[str, int], plan: QuickPlan, *, paren
             raise UsageError(f"dataset {name}: holds {size} samples, {plan.rungs[-1]} are asked for; ask for fewer")
     arms = Arms(trials, plan.rungs, seed=plan.seed, parent=parent)
     field = [arms.add(name, {name: size}) for name, size in datasets.items()]
-    least = plan.rungs[0] * plan.seeds[0] * len(field) if plan.seeds else 0
-    least += 4 * plan.rungs[-1] if len(plan.rungs) > 1 else 2 * len(field) * plan.rungs[-1]
-    if trials.budget is not None and trials.budget < least:
-        raise UsageError(f"budget = {trials.budget} samples: too small for one decision, which takes {least} or more")
+    least = arms.price(0) * plan.seeds[0] * len(field) if plan.seeds else 0
+    trials.afford(least + arms.price(arms.full) * (4 if len(plan.rungs) > 1 else 2 * len(field)))
 
     left_out: dict[int, str] = {}
     stopped = ""

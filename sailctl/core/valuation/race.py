@@ -148,10 +148,10 @@ class Race:
         """
         return self.plan.alpha * min(MOST_WEIGHT, screened / max(passed, 1))
 
-    def least_cost(self, candidates: int) -> int:
-        """Samples that screening so many arms and deciding about one of them takes at least."""
-        small = sum(size * seeds for size, seeds in zip(self.arms.rungs[:-1], self.plan.screen, strict=True))
-        return small * (candidates + 1) + self.arms.rungs[-1] * (self.plan.baseline_seeds + 2)
+    def least_cost(self, candidates: int) -> float:
+        """What screening so many arms and deciding about one of them takes at least, in the budget's unit."""
+        small = sum(self.arms.price(rung) * seeds for rung, seeds in enumerate(self.plan.screen))
+        return small * (candidates + 1) + self.arms.price(self.arms.full) * (self.plan.baseline_seeds + 2)
 
     def confirm(
         self, candidates: Sequence[int], baseline: int, alpha: float, hints: Mapping[int, int] | None = None

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sailctl.core.errors import SailctlError, UsageError
+from sailctl.core.errors import Interrupted, SailctlError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ class Trials:
     """Runs trials through trainer and bench, each distinct one once, within a budget of samples.
 
     `budget` counts every distinct trial a decision rests on, kept ones too: a second call with the same memo decides
-    the same and trains nothing. `mapper` runs a batch (the built-in `map`: one after another) and must keep its order.
+    the same and trains nothing. It is in samples, or in whatever unit `price` says of a trial. `mapper` runs a batch
+    (the built-in `map`: one after another) and must keep its order.
     """
 
     def __init__(
@@ -107,33 +108,48 @@ class Trials:
         bench: Bench,
         *,
         memo: Memo | None = None,
-        budget: int | None = None,
+        budget: float | None = None,
         mapper: Mapper = map,
+        price: Callable[[Trial], float] = lambda trial: trial.samples,
+        unit: str = "samples",
     ) -> None:
         if budget is not None and budget < 0:
-            raise UsageError(f"budget = {budget}: should be a number of samples, 0 or more")
+            raise UsageError(f"budget = {budget}: should be a number of {unit}, 0 or more")
         self.trainer, self.bench, self.mapper = trainer, bench, mapper
         self.memo: Memo = InMemory() if memo is None else memo
-        self.budget = budget
-        self.used = 0  # samples of all distinct trials asked for
+        self.budget, self.price, self.unit = budget, price, unit
+        self.spent = 0.0  # of the budget, by all distinct trials asked for
+        self.used = 0  # samples of these
         self.trained = 0  # of those, samples trained in this process
         self.counts = {"trials": 0, "trained": 0, "failed": 0}
         self._seen: set[str] = set()
 
-    def cost(self, trials: Iterable[Trial]) -> int:
-        """Samples that these would add to what is used."""
-        new = {trial.key: trial for trial in trials if trial.key not in self._seen}
-        return sum(trial.samples for trial in new.values())
+    def cost(self, trials: Iterable[Trial]) -> float:
+        """What these would add to what is spent."""
+        return sum(self.price(trial) for trial in self._new(trials))
+
+    def _new(self, trials: Iterable[Trial]) -> list[Trial]:
+        return list({trial.key: trial for trial in trials if trial.key not in self._seen}.values())
 
     def affords(self, trials: Sequence[Trial]) -> bool:
         """Whether they fit into what is left of the budget."""
-        return self.budget is None or self.used + self.cost(trials) <= self.budget
+        return self.budget is None or self.spent + self.cost(trials) <= self.budget
+
+    def afford(self, least: float) -> None:
+        """Refuse a budget that cannot hold one decision, which takes `least`; the message says what it would take."""
+        if self.budget is not None and self.budget < least:
+            raise UsageError(
+                f"budget = {self.budget:g} {self.unit}: too small for one decision, which takes {least:,.0f} or more"
+            )
 
     def run(self, trials: Sequence[Trial]) -> list[Outcome]:
         """Outcomes in the order given; raises UsageError where the budget does not hold them (see `affords`)."""
         if not self.affords(trials):
-            raise UsageError(f"budget = {self.budget} samples: {self.used + self.cost(trials)} would be needed")
-        self.used += self.cost(trials)
+            raise UsageError(
+                f"budget = {self.budget} {self.unit}: {self.spent + self.cost(trials):,.0f} would be needed"
+            )
+        self.spent += self.cost(trials)
+        self.used += sum(trial.samples for trial in self._new(trials))
         found = {trial.key: self.memo.get(trial) for trial in trials}
         missing = list({trial.key: trial for trial in trials if found[trial.key] is None}.values())
         for trial, outcome in zip(missing, self.mapper(self._one, missing), strict=True):
@@ -153,13 +169,20 @@ class Trials:
         return outcomes
 
     def _one(self, trial: Trial) -> Outcome:
-        try:
-            outcome = self.bench(self.trainer(trial))
-        except SailctlError as error:
-            return Outcome(float("nan"), 0, error=str(error) or type(error).__name__)
-        if not np.isfinite(outcome.score):
-            return Outcome(float("nan"), 0, error=f"score = {outcome.score}: no number")
-        return outcome
+        return attempt(self.trainer, self.bench, trial)
+
+
+def attempt(trainer: Trainer, bench: Bench, trial: Trial) -> Outcome:
+    """Train and score; an expected failure, and a score that is no number, make a failed outcome with its reason."""
+    try:
+        outcome = bench(trainer(trial))
+    except Interrupted:  # nobody's failure: the user wants to stop
+        raise
+    except SailctlError as error:
+        return Outcome(float("nan"), 0, error=str(error) or type(error).__name__)
+    if not np.isfinite(outcome.score):
+        return Outcome(float("nan"), 0, error=f"score = {outcome.score}: no number")
+    return outcome
 
 
 def allot(sizes: Mapping[str, int], samples: int) -> dict[str, int]:
