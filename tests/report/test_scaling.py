@@ -98,6 +98,15 @@ def test_shares_are_read_as_points_and_too_little_is_said(tmp_path: Path) -> Non
     assert as_json(found)["series"][0]["laws"]["tokens"]["slope_ci95"] is None
 
 
+def test_scores_that_are_all_equal_are_no_certainty(tmp_path: Path) -> None:
+    found = find([curve(tmp_path / "run", score=0.0)])
+    assert "understanding · annealed: all scores are 0.0: intervals without width say nothing then" in found.remarks
+    assert any(
+        remark.endswith("no correlation: one side is constant: it correlates with nothing") for remark in found.remarks
+    )
+    assert "<svg" in render(found)
+
+
 def test_branches_of_several_lengths_and_questions_are_series_of_their_own(tmp_path: Path) -> None:
     run = curve(tmp_path / "run")
     rows = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]

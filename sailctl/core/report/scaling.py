@@ -78,6 +78,8 @@ def find(files: Sequence[Path]) -> Findings:
                     remarks.append(f"{one.name}: no law: {error}")
         if any(fit.series is one and fit.law.log_law.n == 2 for fit in fits):
             remarks.append(f"{one.name}: two points make a line without an interval; a third one gives it")
+        if len(equal := {point.score for point in one.points}) == 1 and len(one.points) > 1:
+            remarks.append(f"{one.name}: all scores are {equal.pop():.1f}: intervals without width say nothing then")
     pairings = []
     for first, second in _pairs(series):
         try:
@@ -176,8 +178,9 @@ def _pair(first: Series, second: Series) -> Pairing:
     if len(sizes) < FEWEST_PAIRS:
         raise DataError(f"they share {len(sizes)} sizes in {axis}; {FEWEST_PAIRS} or more are needed")
     x, y = [left[size] for size in sizes], [right[size] for size in sizes]
+    correlation = pearson(x, y)  # refuses a side that is constant
     line = fit_log_law([math.exp(value / 100) for value in x], y)  # straight in x, for ln undoes exp
-    return Pairing(first, second, axis, sizes, x, y, pearson(x, y), line)
+    return Pairing(first, second, axis, sizes, x, y, correlation, line)
 
 
 def _means(sizes: Sequence[float], scores: Sequence[float]) -> dict[float, float]:
@@ -254,6 +257,7 @@ def _law_cells(fit: Fit) -> list[str]:
     doubling = f"{law.per_doubling:+.2f}" + interval(doubling_interval(law))
     foretold = f"{value:.1f}" + interval((low, high), 1)
     preferred = {"either": "either", "log": "logarithmic", "saturating": "saturating"}[fit.law.preferred]
+    preferred += "; growth not shown" if law.slope_ci[0] <= 0 <= law.slope_ci[1] and law.n > 2 else ""
     numbers = [str(law.n), doubling, f"{law.r_squared:.3f}", short_count(fit.law.next_x), foretold]
     return [fit.series.name, *numbers, inside_of(fit.checks), preferred]
 

@@ -24,6 +24,7 @@ WIDTH, HEIGHT, BELOW = 7.6, 3.8, 0.55  # inches: a panel, its axes with the numb
 LINE = 0.21  # inches a line of a legend takes
 SCATTER = 4.6
 PNG_DPI = 160
+DODGE = 0.006  # of the axis, between series measured at the same sizes
 STEPS = 80  # points a line is drawn through
 MANY = 7  # sizes up to which each has a tick of its own
 UNIT = {"samples": "samples", "tokens": "real tokens"}
@@ -104,24 +105,31 @@ def _curve(axes: Axes, panel: Sequence[Fit], axis: str, palette: Palette, lines:
     axes.set_xscale("log")
     left, right = sizes[0] / _pad(sizes[0], next_x), next_x * _pad(sizes[0], next_x)
     low, high, ends = [], [], []
-    for fit, colour in zip(panel, _colours(panel, palette), strict=True):
+    for place, (fit, colour) in enumerate(zip(panel, _colours(panel, palette), strict=True)):
+        aside = (right / left) ** (DODGE * (place - (len(panel) - 1) / 2))  # whiskers do not hide one another
         known = [(size, point) for point in fit.series.points if (size := point.at(axis)) is not None]
         handles.append(_line(axes, fit, known[0][0], known[-1][0], right, colour))
         for size, point in known:
             if point.ci95 is not None:
-                axes.plot([size, size], point.ci95, color=colour, linewidth=1.4, alpha=0.55, zorder=3)
+                axes.plot([size * aside] * 2, point.ci95, color=colour, linewidth=1.4, alpha=0.55, zorder=3)
                 low.append(point.ci95[0])
                 high.append(point.ci95[1])
             low.append(point.score)
             high.append(point.score)
-        axes.plot([size for size, _ in known], [point.score for _, point in known], "o", color=colour, markersize=6.5,
+        places = [size * aside for size, _ in known]
+        axes.plot(places, [point.score for _, point in known], "o", color=colour, markersize=6.5,
                   markeredgecolor=palette.card, markeredgewidth=1.0, zorder=4)  # fmt: skip
         value, below, above = fit.law.next_score
         if math.isfinite(below):
             axes.plot(
-                [fit.law.next_x] * 2, [below, above], color=colour, linewidth=1.4, linestyle=(0, (2, 2)), zorder=3
+                [fit.law.next_x * aside] * 2,
+                [below, above],
+                color=colour,
+                linewidth=1.4,
+                linestyle=(0, (2, 2)),
+                zorder=3,
             )
-        axes.plot([fit.law.next_x], [value], "o", color=palette.card, markeredgecolor=colour, markersize=7,
+        axes.plot([fit.law.next_x * aside], [value], "o", color=palette.card, markeredgecolor=colour, markersize=7,
                   markeredgewidth=1.6, zorder=4)  # fmt: skip
         low.append(value)
         high.append(value)

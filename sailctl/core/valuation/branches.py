@@ -19,7 +19,7 @@ from typing import Any
 
 from sailctl.core.bench.lineage import default_out, recipe_of
 from sailctl.core.bench.request import BenchRequest, Shown
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.schema.load import dump_recipe, load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import Checkpoint
@@ -62,14 +62,19 @@ class BranchRequest:
         if dry_run:
             seat = find_seat()
             return None if seat is not None and seat.rank > 0 else self._plan(then, Quiet())
-        with World.join(self.device) as world, ExitStack() as held:
-            words = reporter if world.is_first else Quiet()
-            world.first(lambda: held.enter_context(locked(self.home / BRANCHES)) and None)
-            steps: list[int] = world.first(lambda: self._begin(then, words))
-            for number, step in enumerate(steps, 1):
-                words.info(f"checkpoint {number} of {len(steps)}: step {step:,} of {self.run}")
-                self._branch(step, recipe, then, then_recipe, world, words)
-            return self._shown(then) if world.is_first else None
+        world = World.join(self.device)
+        try:
+            with world, ExitStack() as held:
+                words = reporter if world.is_first else Quiet()
+                world.first(lambda: held.enter_context(locked(self.home / BRANCHES)))
+                steps: list[int] = world.first(lambda: self._begin(then, words))
+                for number, step in enumerate(steps, 1):
+                    words.info(f"checkpoint {number} of {len(steps)}: step {step:,} of {self.run}")
+                    self._branch(step, recipe, then, then_recipe, world, words)
+                return self._shown(then) if world.is_first else None
+        except SailctlError as error:
+            error.told = not world.speaks(str(error))
+            raise
 
     @property
     def home(self) -> Path:
