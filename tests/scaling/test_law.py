@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sailctl.core.errors import DataError
-from sailctl.core.scaling.law import aicc, fit_log_law, fit_saturating_law, scaling
+from sailctl.core.scaling.law import aicc, fit_log_law, fit_saturating_law, hold_out, scaling
 
 SIZES = np.array([1, 2, 4, 8, 16, 32, 64]) * 1e6
 
@@ -92,3 +92,25 @@ def test_aicc_by_hand() -> None:
 def test_what_is_no_curve_is_refused(sizes: list[float], scores: list[float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         scaling(sizes, scores)
+
+
+def test_the_lines_interval_is_narrower_than_that_of_a_score() -> None:
+    # As above: the line's own spread is sqrt(1/n + distance²/squares) residuals, a score adds one residual.
+    law = fit_log_law([1, math.e, math.e**2], [1, 2, 4])
+    value, low, high = law.mean(math.e)
+    assert value == pytest.approx(7 / 3)
+    assert (high - low) / 2 == pytest.approx(12.7062 * math.sqrt(1 / 6) * math.sqrt(1 / 3), rel=1e-4)
+    _, wider_low, wider_high = law.predict(math.e)
+    assert wider_low < low < high < wider_high
+
+
+def test_every_size_is_foretold_from_the_smaller_ones() -> None:
+    scores = 3 * np.log(SIZES)
+    scores[-1] += 5  # the last one is off the line
+    checks = hold_out(SIZES, scores)
+    assert [check.x for check in checks] == list(SIZES[3:])
+    assert [check.expected for check in checks] == pytest.approx(list(3 * np.log(SIZES[3:])))
+    assert not checks[-1].inside and checks[-1] == scaling(SIZES, scores).held_out
+    twice = hold_out([*SIZES[:4], SIZES[3]], [1, 2, 3, 4.5, 5.5])  # two runs of a size are compared by their mean
+    assert [check.score for check in twice] == [5.0]
+    assert hold_out(SIZES[:3], [1, 2, 3]) == []

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from typer.testing import CliRunner, Result
 from sailctl.cli import app
 from sailctl.core.errors import Interrupted, UsageError
 from sailctl.core.schema.load import load_recipe
+from sailctl.core.train.checkpoint import Checkpoint
 from sailctl.core.valuation import branches
 from sailctl.core.valuation.branches import BranchRequest
 from sailctl.core.valuation.curve import Curve, Place
@@ -103,6 +108,32 @@ def test_a_killed_campaign_goes_on_where_it_was(trunk: Path, monkeypatch: pytest
     assert calls == ["step-00000002", "step-00000004", "step-00000004", "step-00000006"]  # none twice that was done
     rows = rows_of(trunk)
     assert rows[0] == first[0] and [row["step"] for row in rows] == [2, 4, 6]
+
+
+def test_a_branch_killed_in_its_middle_ends_as_if_nothing_had_happened(trunk: Path, tmp_path: Path) -> None:
+    """A real process gets SIGKILL while it anneals; the rerun's branch has the weights of one never disturbed."""
+    words = ["--run", str(trunk), "--every", "36", "--samples", "300", "--questions", "1", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "sailctl", "anneal", *words]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = trunk / "anneal/step-00000006/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and (not metrics.is_file() or lines(metrics) < 6):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert 0 < lines(metrics) < 45 and not (trunk / "curve.jsonl").exists()
+    options: dict[str, Any] = {"every": 36, "samples": 300}
+    request(trunk, **options).perform(Silent())
+    request(trunk, out=tmp_path / "calm", **options).perform(Silent())
+    (killed,), (calm,) = rows_of(trunk), rows_of(tmp_path / "calm")
+    assert killed == calm and killed["trained_samples"] >= 300
+    found = [Checkpoint(home / row["checkpoint"]) for home, row in ((trunk, killed), (tmp_path / "calm", calm))]
+    assert found[0].weights_sha256() == found[1].weights_sha256()
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
 
 
 def test_what_a_trunk_no_longer_has_is_said_with_the_settings_that_keep_it(recipe: Path, tmp_path: Path) -> None:
