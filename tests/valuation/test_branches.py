@@ -113,6 +113,7 @@ def test_a_killed_campaign_goes_on_where_it_was(trunk: Path, monkeypatch: pytest
 def test_a_branch_killed_in_its_middle_ends_as_if_nothing_had_happened(trunk: Path, tmp_path: Path) -> None:
     """A real process gets SIGKILL while it anneals; the rerun's branch has the weights of one never disturbed."""
     words = ["--run", str(trunk), "--every", "36", "--samples", "300", "--questions", "1", "--device", "cpu"]
+    words += ["--set", "train.save_every=5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "sailctl", "anneal", *words]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -123,7 +124,7 @@ def test_a_branch_killed_in_its_middle_ends_as_if_nothing_had_happened(trunk: Pa
     process.kill()
     process.wait()
     assert 0 < lines(metrics) < 45 and not (trunk / "curve.jsonl").exists()
-    options: dict[str, Any] = {"every": 36, "samples": 300}
+    options: dict[str, Any] = {"every": 36, "samples": 300, "overrides": ["train.save_every=5"]}
     request(trunk, **options).perform(Silent())
     request(trunk, out=tmp_path / "calm", **options).perform(Silent())
     (killed,), (calm,) = rows_of(trunk), rows_of(tmp_path / "calm")

@@ -152,7 +152,7 @@ def _curve(axes: Axes, panel: Sequence[Fit], axis: str, palette: Palette, lines:
         handles=handles, loc="upper left", bbox_to_anchor=(0, 1 + top / (HEIGHT - BELOW)), frameon=False,
         borderaxespad=0, borderpad=0, handlelength=1.6, labelspacing=0.3,
     )  # fmt: skip
-    axes.set_title(_title(panel), loc="left", color=palette.ink, fontweight="bold", pad=72 * top + 7)
+    axes.set_title(_title(panel), loc="left", color=palette.ink, fontweight="bold", pad=72 * top + 9)
 
 
 def _line(axes: Axes, fit: Fit, first: float, last: float, right: float, colour: str) -> Any:
