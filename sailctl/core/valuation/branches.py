@@ -61,7 +61,7 @@ class BranchRequest:
         recipe = self._recipe()
         if dry_run:
             seat = find_seat()
-            return None if seat is not None and seat.rank > 0 else self._plan(then, Quiet())
+            return None if seat is not None and seat.rank > 0 else self._plan(then)
         world = World.join(self.device)
         try:
             with world, ExitStack() as held:
@@ -83,16 +83,8 @@ class BranchRequest:
 
     def resume_command(self) -> str:
         """The same command line, which goes on where this one stopped."""
-        words = [
-            "sailctl",
-            "anneal",
-            "--run",
-            str(self.run),
-            "--every",
-            str(self.every),
-            "--samples",
-            str(self.samples),
-        ]
+        words = ["sailctl", "anneal", "--run", str(self.run)]
+        words += ["--every", str(self.every), "--samples", str(self.samples)]
         words += ["--recipe", self.recipe] if self.recipe else []
         words += [word for text in self.overrides for word in ("--set", text)]
         words += [word for path in self.data for word in ("--data", path)]
@@ -155,7 +147,7 @@ class BranchRequest:
         if length != self.samples:
             raise UsageError(f"{folder}: anneals on {length} samples, --samples is {self.samples}; give another --out")
 
-    def _plan(self, then: Then | None, reporter: Reporter) -> Shown:
+    def _plan(self, then: Then | None) -> Shown:
         kept, missing = self._chosen(then)
         curve = Curve.read(self.home / CURVE)
         rows = [
