@@ -119,6 +119,14 @@ def test_branches_of_several_lengths_and_questions_are_series_of_their_own(tmp_p
     assert "understanding, 50 questions · annealed on 2M" in names
 
 
+def test_of_a_recipes_path_only_its_name_is_shown(tmp_path: Path) -> None:
+    run = curve(tmp_path / "run")
+    text = (run / "curve.jsonl").read_text().replace("sft:sail-vl-2b:", "sft:/home/me/recipes/mine:")
+    (run / "curve.jsonl").write_text(text)
+    series = read_curves([run])[0][-1]
+    assert series.kind == "then sft:mine:instruction" and series.then == "sft:/home/me/recipes/mine:instruction"
+
+
 def test_a_suite_may_have_no_interval(tmp_path: Path) -> None:
     found = find([curve(tmp_path / "run", ci95=None, n=None)])
     assert found.series[0].points[0].ci95 is None and "<svg" in render(found)

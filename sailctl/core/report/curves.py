@@ -107,7 +107,11 @@ def _kind(row: Mapping[str, Any], lengths_differ: bool) -> tuple[str, str | None
         return "trunk as it is", None
     on = f" on {short_count(float(row['branch_samples']))}" if lengths_differ else ""
     then = row.get("then")
-    return (f"{ANNEALED}{on}", None) if then is None else (f"then {then}{on}", str(then))
+    if then is None:
+        return f"{ANNEALED}{on}", None
+    kind, _, rest = str(then).partition(":")
+    recipe, _, stage = rest.rpartition(":")
+    return f"then {kind}:{Path(recipe).name}:{stage}{on}", str(then)  # of a recipe's path its last part tells enough
 
 
 def _of_csv(path: Path, origin: str) -> tuple[list[Series], list[str]]:
