@@ -66,7 +66,11 @@ def workspace(folder: Path) -> Iterator[Ledger]:
         if not try_lock(handle, folder / LOCK):
             raise UsageError(f"{folder} is in use by another evaluation; wait for it, or give another --workspace")
         with closing(Ledger(folder / FILE)) as ledger:
-            yield ledger
+            try:
+                yield ledger
+            except sqlite3.Error as error:
+                kept = "move it away to begin anew; trials that were finished are found in their folders"
+                raise DataError(f"{ledger.path}: is a damaged ledger: {error}; {kept}") from None
 
 
 class Ledger:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -52,13 +53,15 @@ def by_group(parts: Sequence[Part], rules: Sequence[str] = ()) -> dict[str, list
     """
     groups: dict[str, list[Part]] = {}
     parsed = [_rule(text) for text in rules]
+    used: set[str] = set()
     for part in parts:
         config = part.config
         known = (config.name, config.group or config.name)
         taken = next((name for name, globs in parsed if any(fnmatchcase(k, g) for k in known for g in globs)), None)
+        used |= {taken} if taken else set()
         groups.setdefault(taken or config.group or config.name, []).append(part)
     for (name, globs), text in zip(parsed, rules, strict=True):
-        if name not in groups:
+        if name not in used:
             there = ", ".join(part.config.name for part in parts)
             raise UsageError(f"--group {text}: {', '.join(globs)} matches no source; sources: {there}")
     return groups
@@ -100,7 +103,7 @@ def manifest(groups: Groups, counts: Mapping[str, int]) -> list[list[str | int]]
 
 def write_mixture(path: Path, groups: Groups, sizes: Mapping[str, int], remarks: Sequence[str]) -> None:
     """Write the mixture of these sizes as a file, with the reasons as comments above. Sources with none left go."""
-    sources = []
+    sources: list[dict[str, Any]] = []
     for group, size in sizes.items():
         parts = {str(number): part for number, part in enumerate(groups[group])}
         shares = allot({key: part.size for key, part in parts.items()}, size) if size else {}
@@ -108,6 +111,7 @@ def write_mixture(path: Path, groups: Groups, sizes: Mapping[str, int], remarks:
             config = parts[number].config
             entry = config.model_dump(mode="json", exclude_defaults=True, exclude={"synth", "weight", "repeats"})
             entry["group"] = group
+            entry["name"] = _unlike(entry["name"], {source["name"] for source in sources})
             if share < parts[number].size or config.samples is not None:
                 entry["samples"] = share
             sources.append(entry)
@@ -126,16 +130,16 @@ def overlap(one: Sequence[Part], other: Sequence[Part]) -> tuple[float, bool]:
 
     Beyond LOOKED_AT samples a side is drawn from, and the share is estimated from how many of the drawn ones meet.
     """
-    first, first_size = _ids(one)
-    second, second_size = _ids(other)
-    seen_share = len(second) / max(second_size, 1)
-    share = len(first & second) / max(len(first), 1) / max(seen_share, 1e-12)
+    first, _, first_size = _ids(one)
+    second, seen, second_size = _ids(other)
+    share = len(first & second) / max(len(first), 1) * second_size / max(seen, 1)
     exact = first_size <= LOOKED_AT and second_size <= LOOKED_AT
     return min(1.0, share), exact
 
 
-def _ids(parts: Sequence[Part]) -> tuple[set[str], int]:
-    size = sum(part.size for part in parts)
+def _ids(parts: Sequence[Part]) -> tuple[set[str], int, int]:
+    """Ids of the samples looked at, how many samples these are (repeats count), and how many there are."""
+    size, seen = sum(part.size for part in parts), 0
     ids: set[str] = set()
     for part in parts:
         source = open_source(part.config)
@@ -144,8 +148,9 @@ def _ids(parts: Sequence[Part]) -> tuple[set[str], int]:
             source.close()
             source = open_source(part.config.model_copy(update={"samples": looked_at}))
         ids.update(_read_ids(source, looked_at))
+        seen += looked_at
         source.close()
-    return ids, size
+    return ids, seen, size
 
 
 def _read_ids(source: Source, count: int) -> set[str]:
@@ -156,6 +161,15 @@ def _read_ids(source: Source, count: int) -> set[str]:
         except SampleError:  # a broken sample is the training's to count
             continue
     return ids
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """A name that is not taken: sources are told apart by it."""
+    number, found = 1, name
+    while found in taken:
+        number += 1
+        found = f"{name}-{number}"
+    return found
 
 
 def _within(config: SourceConfig, seed: int) -> int:

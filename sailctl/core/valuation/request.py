@@ -103,7 +103,7 @@ class EvalRequest:
                 reporter.info(line)
             if dry_run:
                 return verdicts.planned(self.command, plan, spec, workers, sizes_of(mixture), sizes_of(candidates))
-            if self.retry_failed and (count := ledger.forget_failures()):
+            if self.retry_failed and (count := shop.forget_failures()):
                 reporter.info(f"{count} failed trials are tried again")
             elif (known := ledger.decision(key)) is not None:
                 return self._finish(known, spec, mixture, candidates)
@@ -299,6 +299,6 @@ def _by_weight(recipe: Recipe) -> list[SourceConfig]:
     sizes = [part.size for part in open_parts(sources)]
     scale = min(size / (source.weight or 1.0) for size, source in zip(sizes, sources, strict=True))
     return [
-        source.model_copy(update={"samples": max(1, int(scale * (source.weight or 1.0))), "weight": None})
+        source.model_copy(update={"samples": max(1, round(scale * (source.weight or 1.0))), "weight": None})
         for source in sources
     ]

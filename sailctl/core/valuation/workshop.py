@@ -6,6 +6,7 @@ One after another, in local processes, or on a Ray cluster: the same trials, sco
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,13 @@ class Workshop:
     def put(self, trial: Trial, outcome: Outcome) -> None:
         """Keep it; what came of a trial is in its folder already."""
         self._book(trial)
+
+    def forget_failures(self) -> int:
+        """Drop failed trials with what they left, so that they are made anew; returns how many."""
+        for row in self.ledger.rows():
+            if row["error"]:
+                shutil.rmtree(self.spec.root / row["folder"], ignore_errors=True)
+        return self.ledger.forget_failures()
 
     def _book(self, trial: Trial) -> None:
         spec, found = self.spec, read_outcome(self.spec.folder(trial))
