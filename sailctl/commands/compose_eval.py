@@ -77,9 +77,9 @@ def compose_eval(
 
     Examples
 
-    $ sailctl compose-eval --mixture sft.yaml --samples 2M --checkpoint runs/sail-vl-2b/knowledge
+    $ sailctl compose-eval --mixture sft.yaml --samples 2M
 
-    $ sailctl compose-eval --mixture sft.yaml --group documents='doc*,chart*' --budget 48h --dry-run
+    $ sailctl compose-eval --mixture sft.yaml --budget 48h --dry-run
     """
     from sailctl.commands import output
     from sailctl.core.valuation.request import EvalRequest

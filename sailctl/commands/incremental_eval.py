@@ -83,9 +83,9 @@ def incremental_eval(
 
     Examples
 
-    $ sailctl incremental-eval --mixture sft.yaml --data new.jsonl --data other.tar --samples 2M
+    $ sailctl incremental-eval --mixture sft.yaml --data new.jsonl
 
-    $ sailctl incremental-eval --mixture sft.yaml --data new.jsonl --margin 0.5 --checkpoint runs/sail-vl-2b/knowledge
+    $ sailctl incremental-eval --mixture sft.yaml --data a.tar --margin 0.5
     """
     from sailctl.commands import output
     from sailctl.core.valuation.request import EvalRequest

@@ -69,9 +69,9 @@ def quick_eval(
 
     Examples
 
-    $ sailctl quick-eval --data a.jsonl --data b.jsonl --samples 2M --checkpoint runs/sail-vl-2b/knowledge
+    $ sailctl quick-eval --data a.jsonl --data b.jsonl --samples 2M
 
-    $ sailctl quick-eval --stage advance --suite understanding --tables tables --data recap.tar --data alt.tar
+    $ sailctl quick-eval --stage advance --data recap.tar --data alt.tar
     """
     from sailctl.commands import output
     from sailctl.core.valuation.request import EvalRequest

@@ -130,20 +130,10 @@ class Ledger:
         with self._told():
             return self._rows.execute("DELETE FROM trials WHERE error != ''").rowcount
 
-    def seconds(self, keys: set[str]) -> tuple[float, float]:
-        """Device seconds of these trials: actual, and as predicted before they ran (actual where nothing was)."""
-        actual = predicted = 0.0
-        for key, took, foretold in self._rows.execute(
-            "SELECT key, train_s + bench_s, coalesce(predicted_s, train_s + bench_s) FROM trials"
-        ):
-            if key in keys:
-                actual, predicted = actual + took, predicted + foretold
-        return actual, predicted
-
-    def observed(self, keys: set[str]) -> list[tuple[dict[str, int], float]]:
-        """Mixtures (group to samples) and scores of these trials, failed ones left out, in the order they were made."""
-        rows = self._rows.execute("SELECT key, mixture, score FROM trials WHERE error = '' ORDER BY rowid")
-        return [(json.loads(mixture), score) for key, mixture, score in rows if key in keys]
+    def seconds(self, keys: set[str]) -> float:
+        """Device seconds that these trials took."""
+        rows = self._rows.execute("SELECT key, train_s + bench_s FROM trials")
+        return float(sum(took for key, took in rows if key in keys))
 
     def rows(self) -> list[dict[str, Any]]:
         """All trials without their items, in the order they were made."""

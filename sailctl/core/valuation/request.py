@@ -110,7 +110,7 @@ class EvalRequest:
             if budget is not None and budget[1] != "samples":
                 shop.gauge(_first(spec, plan, mixture, candidates))
             result = self._decide(shop.trials(budget), shop, plan, sizes_of(mixture), sizes_of(candidates))
-            predicted, actual = _cost(ledger, shop), ledger.seconds(set(shop.asked))[0]
+            predicted, actual = shop.foretold(), ledger.seconds(set(shop.asked))
             trained = result["cost"]
             result |= {
                 "command": self.command,
@@ -285,10 +285,6 @@ def _first(
 
     sizes = sizes_of(mixture) or dict([next(iter(sizes_of(candidates).items()))])
     return Trial(allot(sizes, plan.rungs[0]), trial_seed(plan.seed, 0, 0), 0, spec.parent_id)
-
-
-def _cost(ledger: Ledger, shop: Workshop) -> float | None:
-    return ledger.seconds(set(shop.asked))[1]
 
 
 def _by_weight(recipe: Recipe) -> list[SourceConfig]:

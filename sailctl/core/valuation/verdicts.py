@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sailctl.core.valuation.trainer import Spec
     from sailctl.core.valuation.workshop import Workshop
 
+WIDEST = 100.0  # points; bounds further apart say nothing, as those of one seed
 RECORD, MIXTURE = "decision.json", "mixture.yaml"
 Table = tuple[str, list[str], list[list[str]]]
 
@@ -292,8 +293,10 @@ def _signed(value: float | None) -> str:
 
 
 def _interval(bounds: Sequence[float | None]) -> str:
-    low, high = bounds
-    return f"{'-inf' if low is None else f'{low:.2f}'} to {'inf' if high is None else f'{high:.2f}'}"
+    low, high = (value if value is not None else sign * math.inf for value, sign in zip(bounds, (-1, 1), strict=True))
+    if high - low > WIDEST:
+        return "–"
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _number(value: float) -> float | None:

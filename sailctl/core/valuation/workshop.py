@@ -85,6 +85,27 @@ class Workshop:
 
     # --- what it takes -----------------------------------------------------------------------------------------------
 
+    def _recall(self) -> None:
+        """Take the rate of trials of this kind that are in the ledger, unless there is one already."""
+        if self._rate is not None:
+            return
+        spec = self.spec
+        rows = [
+            row
+            for row in self.ledger.rows()
+            if row["recipe"] == spec.recipe_id and row["suite"] == spec.suite.version and not row["error"]
+        ]
+        if rows:
+            samples = sum(row["samples"] for row in rows)
+            self._rate = (
+                sum(row["train_s"] for row in rows) / samples,
+                sum(row["bench_s"] for row in rows) / len(rows),
+            )
+
+    def foretold(self) -> float | None:
+        """Device seconds of all trials looked up, by the rate known when they began; None where none was known."""
+        return None if self._rate is None else sum(self.seconds_for(trial) for trial in self.asked.values())
+
     def seconds_for(self, trial: Trial) -> float:
         """Device seconds a trial will take, by the rate that `gauge` found."""
         assert self._rate is not None
@@ -122,6 +143,7 @@ class Workshop:
         trials = list(trials)
         if not trials:
             return
+        self._recall()
         self._say(trials)
         try:
             self._run(trials)
@@ -206,9 +228,9 @@ def parse_samples(text: str) -> int:
         amount, unit = parse_budget(text.strip())
     except UsageError:
         amount, unit = 0.5, ""
-    if unit != "samples" or amount != int(amount):
+    if unit != "samples" or abs(amount - round(amount)) > 1e-9 * amount:  # 1.001k is 1,000.9999999999999
         raise UsageError(f"{text}: is no number of samples; give 50000, 50k or 2M")
-    return int(amount)
+    return round(amount)
 
 
 def relative(path: Path) -> str:
