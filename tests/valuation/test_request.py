@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -24,10 +25,12 @@ from typer.testing import CliRunner, Result
 
 from sailctl.cli import app
 from sailctl.core.data.sources import open_source
+from sailctl.core.errors import TrainingError
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.valuation import request as module
 from sailctl.core.valuation.ledger import FILE
 from sailctl.core.valuation.request import EvalRequest
+from sailctl.core.valuation.seam import Outcome
 from sailctl.core.valuation.trainer import Spec
 from tests.helpers_train import Silent, write_recipe, write_samples
 
@@ -77,7 +80,13 @@ FOUR_TRIALS = {"rungs": "6", "budget": "24", "worth": 30.0}  # two seeds of two 
 
 def perform(workspace: Path, reporter: Silent | None = None, **options: Any) -> dict[str, Any]:
     """The toy campaign of four trials; paths are relative to the toy's folder."""
-    values = {"recipe": "recipe", "data": (TWO[1], TWO[3]), "questions": 1, "device": "cpu", "workers": 1}
+    values: dict[str, Any] = {
+        "recipe": "recipe",
+        "data": (TWO[1], TWO[3]),
+        "questions": 1,
+        "device": "cpu",
+        "workers": 1,
+    }
     values |= FOUR_TRIALS | {"workspace": workspace} | options
     return EvalRequest("quick-eval", "alignment", **values).perform(reporter or Silent()).json
 
@@ -134,6 +143,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (("quick-eval", *SMALL, *TWO, "--rungs", "12,6"), "rungs = [12, 6]: should be rising"),
         (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "1,2"), "seeds = [1, 2]: should hold one number"),
         (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "x"), "--seeds x: give a number for each rung"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "0"), "seeds = [0]: every rung takes one or more"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--samples", "24"), "--samples 24: the last of --rungs 6,12"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--alpha", "2"), "alpha, power and worth: should be within"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--worth", "0"), "alpha, power and worth: should be within"),
+        (("compose-eval", *SMALL, *MIXED, "--rungs", "6,12", "--seeds", "-1"), "screen = [-1]: every rung takes one"),
+        (("compose-eval", *SMALL, *MIXED, "--samples", "110"), "the other groups hold 80 samples"),
         (("quick-eval", *SMALL, *TWO, "--samples", "1h"), "1h: is no number of samples"),
         (("quick-eval", *SMALL, *TWO, "--samples", "41"), "holds 40 samples, 41 are asked for; ask for fewer"),
         (("quick-eval", *SMALL, *TWO, "--budget", "much"), "--budget much: give samples (2e6, 2M) or device time"),
@@ -265,13 +280,119 @@ def test_a_campaign_killed_in_its_middle_goes_on_with_what_is_missing(
     assert decision(result) == decision(one_after_another[1])
 
 
+def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[Any], bool]) -> None:
+    """Let trials fail that would be trained, or come out without training, with a score of their samples of `open`."""
+
+    def train(self: Spec, trial: Any) -> Any:
+        if fails(trial):
+            raise TrainingError("the loss is not a number at step 3")
+        return trial, self.root, 1.0
+
+    def bench(self: Spec, trained: tuple[Any, Path, float]) -> Outcome:
+        return Outcome(10.0 + trained[0].mixture.get("open", 0), 10)
+
+    monkeypatch.setattr(Spec, "train", train)
+    monkeypatch.setattr(Spec, "bench", bench)
+
+
+def test_where_all_trials_fail_nothing_is_decided_and_the_reason_is_said(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, lambda trial: True)
+    words = ("quick-eval", *SMALL, *TWO, "--rungs", 6, "--workers", 1, "--workspace", tmp_path)
+    for _ in range(2):
+        failed = sailctl(*words)
+        assert failed.exit_code == 1 and "next:" not in failed.stderr
+        assert "error: all 8 trials failed: the loss is not a number at step 3; mend that and" in failed.stderr
+    failing(monkeypatch, lambda trial: False)
+    assert sailctl(*words).exit_code == 1  # they are not tried again unasked
+    again = sailctl(*words, "--retry-failed")
+    assert again.exit_code == 0 and "8 failed trials are tried again" in again.stderr
+
+
+def test_where_one_trial_fails_others_go_on_and_the_reason_is_said(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count()
+    failing(monkeypatch, lambda trial: next(numbers) == 0)
+    silent = Silent()
+    result = perform(tmp_path, silent, budget=None)
+    assert [row["error"] for row in ledger_rows(tmp_path)].count("the loss is not a number at step 3") == 1
+    count = len(result["trials"])
+    assert f"1 of {count} trials failed, the first: the loss is not a number at step 3; --retry-failed" in "".join(
+        silent.lines
+    )
+    assert all(one["seeds"] >= 2 for one in result["ranking"])
+
+
+def test_a_mixture_is_composed_and_grown_by_the_papers_rule(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are the samples of `open`: half as many is worse, half of another is better, another beside it worse."""
+    failing(monkeypatch, lambda trial: False)
+    options = (*SMALL, *MIXED, "--strategy", "paper", "--rungs", 24, "--workers", 1, "--workspace", tmp_path)
+    shown = sailctl("compose-eval", *options)
+    assert shown.exit_code == 0, shown.stderr
+    record = json.loads((tmp_path / "compose-eval" / "decision.json").read_text())
+    # 8 of each; 4 of one leave 10 of each other
+    assert {one["name"]: (one["choice"], one["points"]) for one in record["decisions"]} == {
+        "documents": ("halve", 2.0),
+        "open": ("keep", -4.0),
+        "text": ("halve", 2.0),
+    }
+    assert record["mixture"] == {"documents": 20, "open": 40, "text": 20}
+    path = tmp_path / "compose-eval" / "mixture.yaml"
+    assert f"next: sailctl pretrain --stage alignment --recipe recipe --data {path}" in shown.stderr
+    assert "# halve text: +2.00 points; 20.00 against 18.00, one run each" in path.read_text()
+    trains = sailctl("pretrain", *SMALL[:4], "--data", path, "--dry-run", "--device", "cpu")
+    assert trains.exit_code == 0, trains.stderr
+
+    more = ("--data", "data/first.jsonl", "--fdr", 0.3)
+    grown = sailctl("incremental-eval", *options[:-1], tmp_path, *more)
+    assert grown.exit_code == 0, grown.stderr
+    record = json.loads((tmp_path / "incremental-eval" / "decision.json").read_text())
+    assert [(one["name"], one["choice"], one["points"]) for one in record["decisions"]] == [("first", "reject", -2.0)]
+    assert record["mixture"] == {"documents": 40, "open": 40, "text": 40}
+
+
+def test_joint_takes_no_trials_of_other_data_under_the_same_names(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, lambda trial: False)
+    for name, count in (("documents", 400), ("open", 40), ("text", 40)):
+        write_texts(tmp_path / "large" / f"{name}.jsonl", 1000, count)
+    monkeypatch.chdir(tmp_path / "large")
+    (tmp_path / "large" / "mixture.yaml").write_text((here / "mixture.yaml").read_text())
+    options = ("--strategy", "joint", "--rungs", 60, "--workers", 1, "--workspace", tmp_path / "workspace", "--json")
+    words: tuple[object, ...] = ("compose-eval", "--recipe", here / "recipe", *SMALL[2:], *MIXED, *options)
+    larger = json.loads(sailctl(*words).stdout)
+    assert all(one["seeds"] == 4 for one in larger["decisions"])
+    monkeypatch.chdir(here)
+    result = sailctl(*words)
+    assert result.exit_code == 0, result.stderr
+    proposed = json.loads(result.stdout)
+    assert all(one["seeds"] == 4 for one in proposed["decisions"]) and "gain" in proposed
+    points = {one["name"]: one["points"] for one in proposed["decisions"]}
+    assert points["open"] < 0 < points["documents"]
+
+
 def test_the_tiny_recipe_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[int]) -> None:
     """Two synthetic datasets ranked: a decision, its record, a ledger that leads back to data and weights."""
     monkeypatch.chdir(tmp_path)
     for number, tasks in enumerate(("caption", "ocr_word=1,text_qa=1")):
         made = sailctl("synth", "--out", f"data-{number}", "--samples", 64, "--tasks", tasks, "--seed", number)
         assert made.exit_code == 0, made.stderr
-    words = ("quick-eval", "--stage", "alignment", "--data", "data-0", "--data", "data-1", "--rungs", 64)
+    words: tuple[object, ...] = (
+        "quick-eval",
+        "--stage",
+        "alignment",
+        "--data",
+        "data-0",
+        "--data",
+        "data-1",
+        "--rungs",
+        64,
+    )
     words += ("--budget", 256, "--worth", 30, "--questions", 1, "--device", "cpu", "--workers", 1)
     first = sailctl(*words)
     assert first.exit_code == 0, first.stderr

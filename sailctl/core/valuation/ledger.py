@@ -135,6 +135,10 @@ class Ledger:
         rows = self._rows.execute("SELECT key, train_s + bench_s FROM trials")
         return float(sum(took for key, took in rows if key in keys))
 
+    def first_error(self, keys: set[str]) -> str:
+        """Why the first of these trials that failed did; empty where none did."""
+        return next((row["error"] for row in self.rows() if row["error"] and row["key"] in keys), "")
+
     def rows(self) -> list[dict[str, Any]]:
         """All trials without their items, in the order they were made."""
         names = "key recipe suite parent seed samples mixture score n error train_s bench_s predicted_s folder made"

@@ -46,6 +46,10 @@ class QuickPlan:
             raise UsageError(f"seeds = {list(self.seeds)}: should hold one number for each rung but the last")
         if self.most_seeds < 2 or self.finalists < 1:
             raise UsageError("most_seeds should be 2 or more, finalists 1 or more")
+        if min(self.seeds, default=1) < 1:
+            raise UsageError(f"seeds = {list(self.seeds)}: every rung takes one or more")
+        if not 0 < self.alpha < 0.5 or not 0.5 <= self.power < 1 or self.worth <= 0:
+            raise UsageError("alpha, power and worth: should be within (0, 0.5), [0.5, 1) and (0, ..)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.files import write_json
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.load import load_recipe
@@ -109,7 +109,10 @@ class EvalRequest:
                 return self._finish(known, spec, mixture, candidates)
             if budget is not None and budget[1] != "samples":
                 shop.gauge(_first(spec, plan, mixture, candidates))
-            result = self._decide(shop.trials(budget), shop, plan, sizes_of(mixture), sizes_of(candidates))
+            trials = shop.trials(budget)
+            result = self._decide(trials, shop, plan, sizes_of(mixture), sizes_of(candidates))
+            if failures := trials.counts["failed"]:
+                _tell(failures, trials.counts["trials"], ledger.first_error(set(shop.asked)), reporter)
             predicted, actual = shop.foretold(), ledger.seconds(set(shop.asked))
             trained = result["cost"]
             result |= {
@@ -192,6 +195,10 @@ class EvalRequest:
         if self.rungs is not None:
             rungs = tuple(parse_samples(one) for one in self.rungs.split(","))
             seeds = seeds[: len(rungs) - 1]
+            if self.samples is not None and rungs[-1] != full:
+                raise UsageError(
+                    f"--samples {self.samples}: the last of --rungs {self.rungs} is another; give one of them"
+                )
         else:
             least = LEAST_STEPS * recipe.train.global_batch_samples
             small = [(int(full * share), seed) for share, seed in zip(shares[:-1], seeds, strict=True)]
@@ -285,6 +292,13 @@ def _first(
 
     sizes = sizes_of(mixture) or dict([next(iter(sizes_of(candidates).items()))])
     return Trial(allot(sizes, plan.rungs[0]), trial_seed(plan.seed, 0, 0), 0, spec.parent_id)
+
+
+def _tell(failed: int, count: int, reason: str, reporter: Reporter) -> None:
+    """Say that trials failed, and why; raises SailctlError where all of them did: nothing was found out."""
+    if failed == count:
+        raise SailctlError(f"all {count} trials failed: {reason}; mend that and add --retry-failed")
+    reporter.info(f"{failed} of {count} trials failed, the first: {reason}; --retry-failed tries them again")
 
 
 def _by_weight(recipe: Recipe) -> list[SourceConfig]:

@@ -96,13 +96,14 @@ def of_paper(
     decisions = [
         {
             "name": step.name,
-            "choice": better if step.improved else otherwise,
+            "choice": (better if step.improved else otherwise) if known else "undecided",
             "points": _number(step.score - step.baseline),
             "bounds": None,
             "seeds": 1,
-            "reason": f"{step.score:.2f} against {step.baseline:.2f}, one run each",
+            "reason": f"{step.score:.2f} against {step.baseline:.2f}, one run each" if known else "its trials failed",
         }
         for step in steps
+        for known in (math.isfinite(step.score - step.baseline),)
     ]
     return {"decisions": decisions, "mixture": dict(mixture), "cost": {"samples": trials.used}}
 
@@ -112,6 +113,8 @@ def of_joint(shop: Workshop, base: Mapping[str, int], full: int, trials: Trials)
     observed, spec = [], shop.spec
     for row in shop.ledger.rows():
         if row["error"] or row["samples"] != full or not set(row["mixture"]) <= set(base):
+            continue
+        if any(count > base[name] for name, count in row["mixture"].items()):  # of other data under these names
             continue
         trial = Trial(row["mixture"], row["seed"], 0, spec.parent_id)
         if spec.key(trial) == row["key"]:  # the same content under these names
