@@ -15,6 +15,7 @@ import pytest
 from sailctl.core.errors import Interrupted, SailctlError, TrainingError, UsageError
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.load import load_recipe
+from sailctl.core.train.reporter import Quiet
 from sailctl.core.valuation import workshop as module
 from sailctl.core.valuation.ledger import Ledger, workspace
 from sailctl.core.valuation.mixture import Part
@@ -22,9 +23,18 @@ from sailctl.core.valuation.seam import Outcome, Trial
 from sailctl.core.valuation.suite import SuiteSpec
 from sailctl.core.valuation.trainer import Spec, read_outcome, run_lane, write_outcome
 from sailctl.core.valuation.workshop import Workshop, parse_budget, parse_samples, workers_and_devices
-from tests.helpers_train import Silent
 
 LETHAL, POISON, BROKEN = 13, 66, 99  # seeds
+
+
+class Silent(Quiet):
+    """Keeps the lines; its like among the helpers of training would bring torch into every worker."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, line: str) -> None:
+        self.lines.append(line)
 
 
 @dataclass(frozen=True)
