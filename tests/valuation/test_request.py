@@ -376,6 +376,23 @@ def test_joint_takes_no_trials_of_other_data_under_the_same_names(
     assert points["open"] < 0 < points["documents"]
 
 
+@pytest.mark.slow
+def test_scores_of_the_tiny_recipe_do_not_depend_on_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models that have learnt something score the same, bit for bit, one after another and side by side."""
+    monkeypatch.chdir(tmp_path)
+    for number, tasks in enumerate(("closed_vqa", "math=1,text_qa=1")):
+        made = sailctl("synth", "--out", f"data-{number}", "--samples", 320, "--tasks", tasks, "--seed", number)
+        assert made.exit_code == 0, made.stderr
+    options: dict[str, Any] = {"data": ("data-0", "data-1"), "rungs": "320", "budget": "1280", "recipe": None}
+    results = {count: perform(tmp_path / str(count), workers=count, questions=4, **options) for count in (1, 2)}
+    rows = ledger_rows(tmp_path / "1")
+    assert len(rows) == 4 and any(row["score"] > 0 for row in rows)
+    assert ledger_rows(tmp_path / "2") == rows and decision(results[1]) == decision(results[2])
+    assert weights_of(tmp_path / "1") == weights_of(tmp_path / "2")
+
+
 def test_the_tiny_recipe_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[int]) -> None:
     """Two synthetic datasets ranked: a decision, its record, a ledger that leads back to data and weights."""
     monkeypatch.chdir(tmp_path)
