@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sailctl.commands._options import (
     AlphaOpt,
@@ -39,6 +42,9 @@ def quick_eval(
     samples: FullSizeOpt = None,
     rungs: RungsOpt = None,
     seeds: SeedsOpt = None,
+    finalists: Annotated[
+        int, typer.Option("--finalists", help="Datasets that reach the full size, at least.", min=1)
+    ] = 2,
     worth: WorthOpt = 1.0,
     alpha: AlphaOpt = 0.05,
     recipe: RecipeOpt = None,
@@ -78,9 +84,9 @@ def quick_eval(
 
     request = EvalRequest(
         "quick-eval", stage, recipe, set_ or (), checkpoint, data=data or (), samples=samples, rungs=rungs,
-        seeds=seeds, worth=worth, alpha=alpha, suite=suite, number=score, questions=questions, tables=tables,
-        scorer_python=scorer_python, seed=seed, budget=budget, workers=workers, ray=ray, workspace=workspace, out=out,
-        retry_failed=retry_failed, device=device,
+        seeds=seeds, finalists=finalists, worth=worth, alpha=alpha, suite=suite, number=score, questions=questions,
+        tables=tables, scorer_python=scorer_python, seed=seed, budget=budget, workers=workers, ray=ray,
+        workspace=workspace, out=out, retry_failed=retry_failed, device=device,
     )  # fmt: skip
     with output.Reporter(json=json) as reporter:
         verdict = request.perform(reporter, dry_run=dry_run)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sailctl.core.errors import TrainingError, UsageError
+from sailctl.core.valuation.arms import Arms
 from sailctl.core.valuation.compose import compose, compose_like_the_paper, halved
 from sailctl.core.valuation.incremental import incremental, incremental_like_the_paper
 from sailctl.core.valuation.joint import Observed, propose
@@ -242,3 +243,25 @@ def test_joint_shrinks_noise_to_nothing() -> None:
         found = propose([Observed(mixture, 50 + rng.normal()) for mixture in mixtures], GROUPS)
         widths.append(sum(one.low > 0 or one.high < 0 for one in found.slopes))
     assert np.mean(widths) / 3 <= 0.1
+
+
+def test_runs_that_tie_by_different_items_still_have_chance() -> None:
+    """Both arms' seeds score alike, each by another item: no run variance shows, and yet it is there."""
+    items = {"a": [(1, 0, 0, 0), (0, 1, 0, 0)], "b": [(0, 0, 0, 0), (0, 0, 0, 0)]}
+
+    def bench(model: tuple[str, int]) -> Outcome:
+        name, number = model
+        points = 100 * np.array(items[name][number], dtype=float)
+        return Outcome(float(points.mean()), 4, points, ("i",))
+
+    seen: dict[int, int] = {}
+
+    def train(trial: Trial) -> tuple[str, int]:
+        return next(iter(trial.mixture)), seen.setdefault(trial.seed, len(seen))
+
+    arms = Arms(Trials(train, bench), (10,))
+    arms.add("a", {"a": 10})
+    arms.add("b", {"b": 10})
+    arms.bring_to({0: 2, 1: 2}, 0)
+    # Each of a's two items is right in one run of two: variance 5,000, weight 1/16, two items, two runs.
+    assert arms.item_variance(0, 1, 0) == pytest.approx(2 * 5000 / 16 / 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -226,3 +228,18 @@ def test_the_weights_of_a_recipe_become_sizes(four: list[SourceConfig]) -> None:
     assert sizes(1, 2, 1, 4) == [5, 10, 5, 20]
     assert sizes(0.3, 0.1, 0.2, 0.4) == [30, 10, 20, 40]
     assert sizes(None, None, None, None) == [None] * 4
+
+
+def test_a_tar_of_equal_headers_and_other_answers_is_other_content(tmp_path):
+    prints = []
+    for folder, answer in (("one", "red"), ("two", "tan")):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "data.tar", "w") as tar:
+            turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": answer}]
+            text = json.dumps({"conversations": turns}).encode()
+            member = tarfile.TarInfo("0.json")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+        (part,) = open_parts([SourceConfig(name="same", path=str(tmp_path / folder / "data.tar"))])
+        prints.append(part.fingerprint)
+    assert prints[0] != prints[1]

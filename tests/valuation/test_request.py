@@ -24,11 +24,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sailctl.cli import app
-from sailctl.core.data.sources import open_source
 from sailctl.core.errors import TrainingError
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.valuation import request as module
 from sailctl.core.valuation.ledger import FILE
+from sailctl.core.valuation.mixture import open_parts
 from sailctl.core.valuation.request import EvalRequest
 from sailctl.core.valuation.seam import Outcome
 from sailctl.core.valuation.trainer import Spec
@@ -429,10 +429,9 @@ def test_the_tiny_recipe_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     content = {}
     for name, parts in record["about"]["groups"].items():
         (part,) = parts
-        source = open_source(SourceConfig(name=name, path=part["path"]))
-        assert len(source) == part["samples"] == 64
-        content[name] = source.fingerprint()
-        source.close()
+        (read,) = open_parts([SourceConfig(name=name, path=part["path"])])
+        assert read.size == part["samples"] == 64
+        content[name] = read.fingerprint
     rows = ledger_rows(Path("runs/valuation"))
     assert sorted(row["key"] for row in rows) == record["trials"]
     for row in rows:

@@ -141,11 +141,13 @@ class Arms:
         gap_N = values[0].mean(axis=0) - values[1].mean(axis=0)
         scale = len(items_N) / max(1, len(items_N) - 1)
         total = scale * float((weights_N**2 * (gap_N - weights_N @ gap_N) ** 2).sum())
-        chance = 0.0
+        chance = runs = 0.0
         for value in values:
             if len(value) > 1:
                 chance += float((weights_N**2 * value.var(axis=0, ddof=1)).sum()) / len(value)
-        return max(0.0, total - chance)
+                runs += float((value @ weights_N).var(ddof=1)) / len(value)
+        # Two runs that answer different items and happen to score alike have chance in them all the same.
+        return max(0.0, total - chance) + max(0.0, chance - runs)
 
 
 def place(arm: int, baseline: int) -> int:

@@ -22,6 +22,7 @@ from sailctl.core.valuation.sequential import Spending, planned_information
 from sailctl.core.valuation.surrogate import Belief, View, believe
 
 MOST_WEIGHT = 3.0
+LEAST_FREEDOM = 4  # without small rungs: two runs that happen to agree must not give up on anybody
 Finding = Literal["better", "not better", "undecided"]
 
 
@@ -194,7 +195,7 @@ class Race:
                     chance = belief.chance_above(arm, plan.middle)
                     if p_value <= level:
                         finding = "better"
-                    elif chance < plan.hope_full:
+                    elif chance < plan.hope_full and (plan.screen or one.freedom >= LEAST_FREEDOM):
                         finding, reason = "not better", f"chance {chance:.2f} of more than {plan.middle:+.2f}"
                     elif p_value >= futile:
                         finding, reason = "not better", f"{plan.target:+.2f} would have shown (power {plan.power:.0%})"

@@ -55,6 +55,7 @@ class EvalRequest:
     samples: str | None = None
     rungs: str | None = None
     seeds: str | None = None
+    finalists: int = 2
     worth: float = 1.0
     margin: float = 0.0
     alpha: float = 0.05
@@ -120,6 +121,7 @@ class EvalRequest:
                 "strategy": self.strategy,
                 "about": facts_of(spec),
                 "plan": plan_of(plan),
+                "datasets": list(candidates),
                 "trials": sorted(shop.asked),
                 "cost": trained | {"predicted_s": predicted, "actual_s": actual},
             }
@@ -212,7 +214,7 @@ class EvalRequest:
             except ValueError:
                 raise UsageError(f"--seeds {self.seeds}: give a number for each rung but the last") from None
         if self.command == "quick-eval":
-            return QuickPlan(rungs, seeds, worth=self.worth, alpha=self.alpha, seed=self.seed)
+            return QuickPlan(rungs, seeds, worth=self.worth, alpha=self.alpha, finalists=self.finalists, seed=self.seed)
         return Plan(rungs, seeds, worth=self.worth, margin=self.margin, alpha=self.alpha, seed=self.seed)
 
     def _decide(

@@ -223,7 +223,7 @@ def next_command(request: EvalRequest, out: Path, result: Mapping[str, Any]) -> 
     if "mixture" in result:
         return shlex.join([*words, "--data", str(out / MIXTURE)])
     best = result["ranking"][0]["dataset"]
-    found = next((path for path in request.data if Path(path).stem == best), None)
+    found = dict(zip(result["datasets"], request.data, strict=True)).get(best)
     return None if found is None else shlex.join([*words, "--data", found])
 
 
