@@ -149,6 +149,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--worth", "0"), "alpha, power and worth: should be within"),
         (("compose-eval", *SMALL, *MIXED, "--rungs", "6,12", "--seeds", "-1"), "screen = [-1]: every rung takes one"),
         (("compose-eval", *SMALL, *MIXED, "--samples", "110"), "the other groups hold 80 samples"),
+        (("compose-eval", *SMALL, *MIXED, "--samples", "9999", "--dry-run"), "the mixture holds "),
         (("quick-eval", *SMALL, *TWO, "--samples", "1h"), "1h: is no number of samples"),
         (("quick-eval", *SMALL, *TWO, "--samples", "41"), "holds 40 samples, 41 are asked for; ask for fewer"),
         (("quick-eval", *SMALL, *TWO, "--budget", "much"), "--budget much: give samples (2e6, 2M) or device time"),

@@ -206,6 +206,7 @@ class EvalRequest:
             small = [(int(full * share), seed) for share, seed in zip(shares[:-1], seeds, strict=True)]
             small = [(size, seed) for size, seed in small if least <= size < full]
             rungs, seeds = (*(size for size, _ in small), full), tuple(seed for _, seed in small)
+        _enough(rungs[-1], candidates if self.command == "quick-eval" else {"the mixture": sum(mixture.values())})
         if self.strategy != "sequential":  # one run each, at the full size
             rungs, seeds = rungs[-1:], ()
         if self.seeds is not None:
@@ -301,6 +302,13 @@ def _tell(failed: int, count: int, reason: str, reporter: Reporter) -> None:
     if failed == count:
         raise SailctlError(f"all {count} trials failed: {reason}; mend that and add --retry-failed")
     reporter.info(f"{failed} of {count} trials failed, the first: {reason}; --retry-failed tries them again")
+
+
+def _enough(full: int, sizes: Mapping[str, int]) -> None:
+    """Refuse a full size that somebody does not hold."""
+    for name, size in sizes.items():
+        if size < full:
+            raise UsageError(f"{name} holds {size:,} samples, {full:,} are asked for; ask for fewer with --samples")
 
 
 def _by_weight(recipe: Recipe) -> list[SourceConfig]:
