@@ -159,6 +159,8 @@ class Dispatch:
 
     def _settle(self, attempt: Try, reply: Reply | None, fault: Fault | None) -> None:
         """A try ended."""
+        if attempt not in self.tries:  # abandoned in the very moment its answer came: it has been settled there
+            return
         now = self._loop.time()
         job, endpoint, pool = attempt.job, attempt.endpoint, self.pool
         seconds = now - attempt.began
