@@ -11,6 +11,9 @@ import pytest
 
 from sailctl.core.engines import pool as pool_module
 from sailctl.core.engines.ask import Answer, Ask, Failed, Outcome
+from sailctl.core.engines.dispatch import Dispatch
+from sailctl.core.engines.faults import Fault
+from sailctl.core.engines.jobs import Job
 from sailctl.core.engines.pool import HttpPool, PoolOptions, PoolStopped
 from sailctl.core.errors import UsageError
 from sailctl.core.records import Turn
@@ -414,3 +417,22 @@ def test_a_redirect_is_not_followed() -> None:
         with pytest.raises(PoolStopped, match="HTTP 307"):
             answer_all([stub.url], 3, key=KEY)
         assert stub.control()["requests"] <= 6
+
+
+def test_an_answer_that_comes_as_its_try_is_abandoned_counts_nothing() -> None:
+    """A cancelled task may end with its answer all the same: it has been settled when it was abandoned."""
+
+    async def run() -> tuple[BaseException | None, int, int]:
+        with shared() as stub:
+            pool = HttpPool([stub.url], "stub", options=PoolOptions())
+            dispatch = Dispatch(pool, questions(0))
+            job = Job(question(0))
+            dispatch._send(job, pool.endpoints[0], asyncio.get_running_loop().time())
+            (attempt,) = job.tries
+            dispatch._abandon(attempt)
+            dispatch._settle(attempt, None, Fault("timeout", "too late"))
+            left = pool.endpoints[0].in_flight
+            await dispatch.leave()
+            return dispatch.error, left, len(dispatch.outcomes)
+
+    assert asyncio.run(run()) == (None, 0, 0)

@@ -161,10 +161,6 @@ class Ledger:
             self._rows.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, json.dumps(value)))
         return value
 
-    def known(self, key: str) -> bool:
-        """Whether a fact is kept."""
-        return self._rows.execute("SELECT 1 FROM facts WHERE key = ?", (key,)).fetchone() is not None
-
     def decision(self, key: str) -> dict[str, Any] | None:
         """A decision made before on the very same question; None where there is none."""
         row = self._rows.execute("SELECT result FROM decisions WHERE key = ?", (key,)).fetchone()

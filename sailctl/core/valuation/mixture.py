@@ -97,9 +97,10 @@ def draw(groups: Groups, counts: Mapping[str, int], seed: int) -> list[SourceCon
         for number, share in allot({key: part.size for key, part in parts.items()}, count).items():
             part = parts[number]
             config = part.config
-            if config.samples is None or share < part.size:
-                # a part of a part: drawn anew from the whole would not stay within it
-                config = config.model_copy(update={"samples": share, "subset_seed": _within(config, seed)})
+            if config.samples is None:
+                config = config.model_copy(update={"samples": share, "subset_seed": seed})
+            else:  # a part of a part: drawn by another seed it would not stay within it
+                config = config.model_copy(update={"samples": share})
             clean = {"name": f"{group}-{number}", "weight": None, "repeats": None, "group": group}
             chosen.append((f"{part.fingerprint} {share}", config.model_copy(update=clean)))
     return [config for _, config in sorted(chosen, key=lambda one: one[0])]
@@ -184,10 +185,6 @@ def _unlike(name: str, taken: set[str]) -> str:
         number += 1
         found = f"{name}-{number}"
     return found
-
-
-def _within(config: SourceConfig, seed: int) -> int:
-    return seed if config.samples is None else config.subset_seed
 
 
 def _rule(text: str) -> tuple[str, list[str]]:

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from sailctl.core.errors import Interrupted, SailctlError, UsageError
 from sailctl.core.train.reporter import Reporter
@@ -231,9 +230,3 @@ def parse_samples(text: str) -> int:
     if unit != "samples" or abs(amount - round(amount)) > 1e-9 * amount:  # 1.001k is 1,000.9999999999999
         raise UsageError(f"{text}: is no number of samples; give 50000, 50k or 2M")
     return round(amount)
-
-
-def relative(path: Path) -> str:
-    """A path as seen from here, where it lies below."""
-    found = os.path.relpath(path)
-    return str(path) if found.startswith("..") else found
