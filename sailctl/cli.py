@@ -20,6 +20,7 @@ from sailctl.core.errors import Interrupted, SailctlError
 # dashes being underscores.
 COMMANDS = {
     "caption": "Data",
+    "curate": "Data",
     "quick-eval": "Valuation",
     "compose-eval": "Valuation",
     "incremental-eval": "Valuation",
@@ -35,6 +36,11 @@ COMMANDS = {
     "synth": "Helpers",
     "verify": "Helpers",
     "doctor": "Helpers",
+}
+
+# Commands that are groups of commands, each a module of a package, in the order in which they are used.
+GROUPS = {
+    "curate": ("stats", "filter", "dedup", "decontaminate", "judge", "annotate", "sample", "mix", "write"),
 }
 
 # Of any option or command; Typer has no name of its own for it.
@@ -97,9 +103,29 @@ def register(target: typer.Typer) -> None:
     present = {module.name for module in pkgutil.iter_modules(commands.__path__)}
     for name, panel in COMMANDS.items():
         module = name.replace("-", "_")
-        if module in present:
+        if name in GROUPS:
+            if (inner := group(name)).registered_commands:
+                target.add_typer(inner, rich_help_panel=panel)
+        elif module in present:
             function = getattr(importlib.import_module(f"sailctl.commands.{module}"), module)
             target.command(name, rich_help_panel=panel)(guarded(function))
+
+
+def group(name: str) -> typer.Typer:
+    """The commands of a group, under what its package says of it."""
+    package = importlib.import_module(f"sailctl.commands.{name}")
+    present = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    inner = typer.Typer(
+        name=name,
+        help=package.__doc__,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode="rich" if _on_terminal else None,
+    )
+    for one in GROUPS[name]:
+        if one in present:
+            inner.command(one)(guarded(getattr(importlib.import_module(f"sailctl.commands.{name}.{one}"), one)))
+    return inner
 
 
 def version_line(wanted: bool) -> None:

@@ -6,11 +6,12 @@ import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
-from sailctl.cli import app
+from sailctl.cli import GROUPS, app
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sailctl"
@@ -20,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room (a file or folder of core) may import lower floors; two rooms of one floor never import one another.
 FLOORS = {
-    0: {"errors", "schema", "records", "datasheet", "stores", "files", "journal", "workers", "device"},
+    0: {"errors", "reporter", "schema", "records", "datasheet", "stores", "files", "journal", "workers", "device"},
     1: {"images", "model", "metrics", "scaling", "environment"},
     2: {"data", "engines"},
     3: {"train", "caption", "curate", "bench"},
@@ -198,7 +199,7 @@ def top_level_imports(path: Path) -> Iterator[tuple[int, str]]:
     yield from imports(ast.Module(body=list(body), type_ignores=[]), module_of(path.parent))
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "cli.py", *sorted(COMMANDS.glob("*.py"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [PACKAGE / "cli.py", *sorted(COMMANDS.rglob("*.py"))], ids=name_of)
 def test_the_command_line_imports_nothing_heavy_at_the_top(path: Path) -> None:
     for line, module in top_level_imports(path):
         root = module.split(".")[0]
@@ -214,7 +215,7 @@ def test_click_stays_behind_typer(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in sorted(COMMANDS.glob("*.py")) if path.stem not in ("__init__", "_options", "output")],
+    "path", [path for path in sorted(COMMANDS.rglob("*.py")) if path.stem not in ("__init__", "_options", "output")],
     ids=lambda path: path.stem,
 )  # fmt: skip
 def test_a_command_is_one_function_without_logic(path: Path) -> None:
@@ -227,24 +228,37 @@ def test_a_command_is_one_function_without_logic(path: Path) -> None:
 
 
 def commands() -> list[str]:
-    return sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    """Every command by its whole name, those of groups as "group command"."""
+    return sorted(
+        f"{name} {inner}" if name in GROUPS else name
+        for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+        for inner in (getattr(command, "commands", {}) if name in GROUPS else [""])
+    )
+
+
+def command_of(name: str) -> Any:
+    found: Any = typer.main.get_command(app)
+    for part in name.split():
+        found = found.commands[part]
+    return found
 
 
 def test_every_command_file_is_registered() -> None:
-    files = {path.stem for path in COMMANDS.glob("*.py")} - {"__init__", "_options", "output"}
+    files = {" ".join(path.relative_to(COMMANDS).with_suffix("").parts) for path in COMMANDS.rglob("*.py")}
+    files -= {"_options", "output", "__init__", *(f"{group} __init__" for group in GROUPS)}
     assert {name.replace("-", "_") for name in commands()} == files
 
 
 @pytest.mark.parametrize("name", commands())
 def test_every_option_is_documented(name: str) -> None:
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    command = command_of(name)
     for parameter in command.params:
         assert parameter.help and len(parameter.help) > 10, f"{name}: {parameter.name} has no help text"
 
 
 @pytest.mark.parametrize("name", commands())
 def test_every_command_shows_two_examples(name: str) -> None:
-    text = typer.main.get_command(app).commands[name].help  # type: ignore[attr-defined]
+    text = command_of(name).help
     assert "Examples" in text
     assert text.partition("Examples")[2].count(f"sailctl {name}") >= 2
 

@@ -170,3 +170,30 @@ WorkspaceOpt = Annotated[
 ]
 
 RetryOpt = Annotated[bool, typer.Option("--retry-failed", help="Try trials again that have failed.")]
+
+# --- of the passes that curate data ----------------------------------------------------------------------------------
+
+CuratedOpt = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="Samples: file, folder, glob or URL, or a mixture file; repeatable.", metavar="PATH"),
+]
+
+ImageRootOpt = Annotated[
+    str | None,
+    typer.Option("--image-root", help="Where image paths count from; else the file's folder.", metavar="PATH"),
+]
+
+CaptionsOpt = Annotated[
+    str | None,
+    typer.Option("--captions", help="Sidecars of sailctl caption for the data: a task's folder.", metavar="DIR"),
+]
+
+ProcessesOpt = Annotated[
+    int | None,
+    typer.Option("--processes", help="Local processes, or Ray workers; a core each without it.", min=1),
+]
+
+PassRayOpt = Annotated[
+    str | None,
+    typer.Option("--ray", help="Spread the work over a Ray cluster; 'local' starts one.", metavar="ADDRESS"),
+]

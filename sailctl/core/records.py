@@ -24,6 +24,7 @@ REJECT_REASONS = (
     "placeholder_mismatch",  # number of <image> placeholders is not the number of images
     "too_long",  # longer than a pack and not truncatable under the recipe's rule
     "unsafe_path",  # an image path that leaves its folder
+    "verdict_mismatch",  # a sample stands where another one was judged
     "caption_mismatch",  # a caption made for another sample than the one that stands in its place now
 )
 

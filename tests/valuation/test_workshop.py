@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from sailctl.core.errors import Interrupted, SailctlError, TrainingError, UsageError
+from sailctl.core.reporter import Quiet
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.load import load_recipe
-from sailctl.core.train.reporter import Quiet
 from sailctl.core.valuation import workshop as module
 from sailctl.core.valuation.ledger import Ledger, workspace
 from sailctl.core.valuation.mixture import Part

@@ -35,7 +35,8 @@ class CaptionedSource(ParquetSource):
         if not sidecars:
             raise UsageError(f"data source {config.name!r}: no sidecars (.parquet) at captions: {config.captions}"
                              f"{_tasks_in(config.captions)}")  # fmt: skip
-        self.raw = open_source(config.model_copy(update={"captions": None}), textless=True)
+        whole: dict[str, Any] = {"captions": None, "verdicts": [], "samples": None}
+        self.raw = open_source(config.model_copy(update=whole), textless=True)
         self._numbers: dict[str, list[int]] = {}  # data shards of a name: folders may hold equal ones
         for number, shard in enumerate(self.raw.shards):
             self._numbers.setdefault(files.base_name(shard), []).append(number)

@@ -32,11 +32,15 @@ _MAX_OPEN_SHARDS = 64
 def open_source(config: SourceConfig, *, textless: bool = False) -> Source:
     """Find the shards of a source and index them (in parallel; cached indexes are reused).
 
-    With `captions:` its samples are those that have one, with `samples:` a seeded part of them. `textless` as in
-    `make_source`. Raises UsageError naming the path when nothing is there, the layout is unknown, no sample or too few
-    are in it; DataError when a shard cannot be read.
+    With `captions:` its samples are those that have one, with `verdicts:` those that are kept, with `samples:` a seeded
+    part of them. `textless` as in `make_source`. Raises UsageError naming the path when nothing is there, the layout is
+    unknown, no sample or too few are in it; DataError when a shard cannot be read.
     """
     whole = _open_whole(config, textless)
+    if config.verdicts:
+        from sailctl.core.data.verdicts import Judged
+
+        whole = cast(Source, Judged(whole, config.verdicts))
     if config.samples is None:
         return whole
     from sailctl.core.data.subset import Subset

@@ -25,9 +25,9 @@ class SynthConfig(Config):
 class SourceConfig(Config):
     """One source: a tar, JSON, JSONL or Parquet file, a glob, a folder of shards, or an fsspec URL of any of these.
 
-    Without weights every source counts by its number of samples, times its repeats. With `samples` it is a random part
-    of so many, drawn by `subset_seed`; a smaller part lies within every larger one of the same seed. `group` is the tag
-    by which valuation judges sources together.
+    Without weights every source counts by its number of samples, times its repeats. With `verdicts` only what they keep
+    is in it, with `samples` a random part of so many of these, drawn by `subset_seed`; a smaller part lies within every
+    larger one of the same seed. `group` is the tag by which valuation judges sources together.
     """
 
     name: str
@@ -37,6 +37,7 @@ class SourceConfig(Config):
     repeats: float | None = Field(None, gt=0)  # times it comes in an epoch of the mixture
     image_root: str | None = None
     captions: str | None = None  # sidecars of `sailctl caption`: their rows are the source's samples
+    verdicts: list[str] = []  # passes of `sailctl curate`: samples that one of them drops are none
     samples: int | None = Field(None, gt=0)
     subset_seed: int = Field(0, ge=0)
     group: str | None = None

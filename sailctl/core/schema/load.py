@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -145,10 +145,13 @@ def read_yaml(file: Path, wanted: str = "a recipe; it should begin with name: an
     return raw
 
 
+_Path = TypeVar("_Path", str, str | None)
+
+
 def resolve_paths(recipe: Recipe, folder: Path) -> None:
     """Turn every `recipe:PATH` of a recipe into PATH inside `folder`, in place."""
 
-    def resolved(path: str | None) -> str | None:
+    def resolved(path: _Path) -> _Path:
         if path is None or not path.startswith(RECIPE_PREFIX):
             return path
         return str(folder.resolve() / path.removeprefix(RECIPE_PREFIX))
@@ -161,6 +164,7 @@ def resolve_paths(recipe: Recipe, folder: Path) -> None:
         source.path = resolved(source.path) or source.path
         source.image_root = resolved(source.image_root)
         source.captions = resolved(source.captions)
+        source.verdicts = [resolved(path) for path in source.verdicts]
 
 
 def explain(error: ValidationError, model: type[BaseModel], file: str, origin: dict[str, str] | None = None) -> str:

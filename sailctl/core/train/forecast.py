@@ -14,10 +14,10 @@ from sailctl.core.datasheet import DATA_SHEETS, DataSheet
 from sailctl.core.errors import UsageError
 from sailctl.core.files import atomic_write
 from sailctl.core.model.presets import model_config
+from sailctl.core.reporter import Quiet
 from sailctl.core.schema.load import load_recipe, recipe_stages
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.estimate import Machine, choose_packs, estimate_stage
-from sailctl.core.train.reporter import Quiet
 
 PRETRAINING, SFT = ("alignment", "advance"), ("knowledge", "instruction", "preference")
 MFU = 0.45  # of a well-fed GPU of the H100 family; measure your own

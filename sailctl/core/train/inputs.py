@@ -10,11 +10,11 @@ import torch
 from sailctl.core.device import Device
 from sailctl.core.errors import UsageError
 from sailctl.core.files import is_url, list_shards
+from sailctl.core.reporter import Reporter
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import Checkpoint
 from sailctl.core.train.parents import Parent
-from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.world import World
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.errors import SailctlError, UsageError
+from sailctl.core.reporter import Quiet, Reporter
 from sailctl.core.schema.load import STAGES, load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.parents import COMMANDS, default_out, next_command, stage_words
 from sailctl.core.train.plan import describe_plan, plan_stage
-from sailctl.core.train.reporter import Quiet, Reporter
 from sailctl.core.train.run import RunResult, train_stage
 from sailctl.core.train.schedules import (
     SCHEDULES,

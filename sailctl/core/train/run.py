@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sailctl.core.errors import DataError, Interrupted, UsageError
+from sailctl.core.reporter import Reporter
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import checkpoint as checkpoints
@@ -24,7 +25,6 @@ from sailctl.core.train.gauge import Gauge
 from sailctl.core.train.inputs import build_loader, build_model, make_missing_data, same_stream
 from sailctl.core.train.loop import Job, run_loop
 from sailctl.core.train.meter import Meter, count_rejects, progress_fields, summarise
-from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.schedule import Budget, Counters
 from sailctl.core.train.trackers import check_trackers, open_trackers
 from sailctl.core.train.world import World

@@ -14,6 +14,7 @@ from typing import Any
 
 from sailctl.core.data.order import Mixture
 from sailctl.core.errors import UsageError
+from sailctl.core.reporter import Reporter
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.schema.train import TrainConfig
@@ -21,7 +22,6 @@ from sailctl.core.train import checkpoint as checkpoints
 from sailctl.core.train import parents, rundir
 from sailctl.core.train.inputs import make_missing_data
 from sailctl.core.train.plan import describe_plan, foresee_source, plan_stage
-from sailctl.core.train.reporter import Reporter
 from sailctl.core.train.run import RunResult, train_stage
 from sailctl.core.train.schedule import Budget
 from sailctl.core.train.world import World

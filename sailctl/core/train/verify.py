@@ -18,13 +18,13 @@ from sailctl.core.device import Device, pick
 from sailctl.core.errors import SampleError, UsageError
 from sailctl.core.files import read_jsonl
 from sailctl.core.model.shards import MANIFEST
+from sailctl.core.reporter import Quiet, Reporter
 from sailctl.core.schema.load import load_recipe, recipe_stages
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import checkpoint as checkpoints
 from sailctl.core.train import parents, proofs
 from sailctl.core.train.inputs import build_loader, build_model, make_missing_data, point_at_samples
 from sailctl.core.train.proofs import Proof
-from sailctl.core.train.reporter import Quiet, Reporter
 from sailctl.core.train.run import train_stage
 from sailctl.core.train.world import World
 

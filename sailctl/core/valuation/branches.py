@@ -20,10 +20,10 @@ from typing import Any
 from sailctl.core.bench.lineage import default_out, recipe_of
 from sailctl.core.bench.request import BenchRequest, Shown
 from sailctl.core.errors import SailctlError, UsageError
+from sailctl.core.reporter import Quiet, Reporter
 from sailctl.core.schema.load import dump_recipe, load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import Checkpoint
-from sailctl.core.train.reporter import Quiet, Reporter
 from sailctl.core.train.run import train_stage
 from sailctl.core.train.rundir import locked, read_run
 from sailctl.core.train.world import World, find_seat

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.files import write_json
+from sailctl.core.reporter import Reporter
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import parents
 from sailctl.core.train.inputs import make_missing_data
-from sailctl.core.train.reporter import Reporter
 from sailctl.core.valuation import verdicts
 from sailctl.core.valuation.compose import compose, compose_like_the_paper
 from sailctl.core.valuation.incremental import incremental, incremental_like_the_paper

@@ -14,7 +14,7 @@ from sailctl.core.bench.request import SYNTH, BenchRequest
 from sailctl.core.bench.suites import Suite, load_suite
 from sailctl.core.errors import DataError, UsageError
 from sailctl.core.files import read_jsonl
-from sailctl.core.train.reporter import Quiet
+from sailctl.core.reporter import Quiet
 from sailctl.core.valuation.ledger import digest
 from sailctl.core.valuation.seam import Outcome
 

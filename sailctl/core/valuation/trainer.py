@@ -20,8 +20,8 @@ import numpy as np
 
 from sailctl.core.errors import DataError, SailctlError, TrainingError
 from sailctl.core.files import write_json
+from sailctl.core.reporter import Quiet
 from sailctl.core.schema.recipe import Recipe
-from sailctl.core.train.reporter import Quiet
 from sailctl.core.valuation.ledger import digest
 from sailctl.core.valuation.mixture import Groups, draw, manifest
 from sailctl.core.valuation.seam import Outcome, Trial, attempt

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sailctl.core.errors import Interrupted, SailctlError, UsageError
-from sailctl.core.train.reporter import Reporter
+from sailctl.core.reporter import Reporter
 from sailctl.core.valuation.ledger import Entry, Ledger, digest
 from sailctl.core.valuation.seam import Outcome, Trial, Trials
 from sailctl.core.valuation.trainer import OUTCOME, Spec, died, read_outcome, run_lane

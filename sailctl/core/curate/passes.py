@@ -1,0 +1,222 @@
+"""Passes: a function over parts of the data, a Parquet file each, by any number of workers; killed, it goes on.
+
+A file that stands under its name is whole and done. What a folder holds is told by its `pass.json`; another pass, other
+data or other parameters are refused there, never mixed. `summary.json` comes last: with it a pass is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sailctl.core.curate.parts import Data, Part, Row
+from sailctl.core.data.verdicts import COLUMNS, VERDICTS
+from sailctl.core.errors import Interrupted, UsageError
+from sailctl.core.files import atomic_write, write_json
+from sailctl.core.reporter import Reporter
+from sailctl.core.workers import map_parts
+
+PASS_FILE, SUMMARY_FILE = "pass.json", "summary.json"
+ROW_GROUP = 50_000
+
+
+class Task(Protocol):
+    """Something that makes one file; `name` is its path in the folder, without the ending."""
+
+    @property
+    def name(self) -> str:
+        """Path below the folder of the stage."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How a pass is spread: local processes, or as many workers of the Ray cluster at an address."""
+
+    processes: int = 1
+    ray: str | None = None
+
+
+def default_workers(processes: int | None, ray: str | None) -> Workers:
+    """What --processes and --ray mean: without the first, a process for each core that is ours, eight at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Workers(processes or min(cores, 8), ray)
+
+
+@dataclass(frozen=True)
+class Over:
+    """A function over the rows of a part, as work for `run_tasks`; both travel to workers."""
+
+    data: Data
+    function: Callable[[Iterator[Row]], Any]
+
+    def __call__(self, part: Part) -> Any:
+        """The table of a part."""
+        return self.function(self.data.rows(part))
+
+
+@dataclass
+class Pass:
+    """A pass in its folder. `parameters` are all that decide its outcome beside the data, as JSON has them."""
+
+    name: str
+    out: Path
+    parameters: dict[str, Any]
+    data: Data
+    workers: Workers
+    reporter: Reporter
+    version: int = 1
+    summary: dict[str, Any] | None = field(default=None, init=False)
+
+    def open(self) -> bool:
+        """Begin the pass or find it begun; whether it is finished, and then `summary` is what it said.
+
+        Raises UsageError where the folder holds another one, naming what differs.
+        """
+        told = {
+            "pass": self.name,
+            "version": self.version,
+            "parameters": json.loads(json.dumps(self.parameters)),
+            "data": self.data.described(),
+        }
+        path = self.out / PASS_FILE
+        if path.is_file():
+            _refuse_another(path, told)
+        elif self.out.is_dir() and any(self.out.iterdir()):
+            raise UsageError(f"--out {self.out}: is not empty and holds no pass of sailctl curate; give another folder")
+        else:
+            write_json(path, told)
+        done = self.out / SUMMARY_FILE
+        if done.is_file():
+            self.summary = json.loads(done.read_text(encoding="utf-8"))
+        return self.summary is not None
+
+    def map(self, function: Callable[[Iterator[Row]], Any], folder: str = VERDICTS, label: str | None = None) -> None:
+        """`function(rows)` makes the table of every part that has none yet, in `folder`."""
+        tasks = self.data.parts
+        sizes = {part.name: part.stop - part.first for part in tasks}
+        run_tasks(
+            Over(self.data, function), tasks, self.out / folder, self.workers, self.reporter, label or self.name, sizes
+        )
+
+    def tables(self, folder: str = VERDICTS) -> Iterator[tuple[Part, Path]]:
+        """The parts with their files, in order."""
+        for part in self.data.parts:
+            yield part, file_of(self.out / folder, part)
+
+    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Note that all is done, with what is to be told of it."""
+        self.summary = summary
+        write_json(self.out / SUMMARY_FILE, summary)
+        return summary
+
+
+def file_of(folder: Path, task: Task) -> Path:
+    """Where the file of a task stands."""
+    return folder / f"{task.name}.parquet"
+
+
+def run_tasks(
+    work: Callable[[Any], Any],
+    tasks: Sequence[Task],
+    folder: Path,
+    workers: Workers,
+    reporter: Reporter,
+    label: str,
+    sizes: dict[str, int] | None = None,
+    unit: str = "samples",
+) -> None:
+    """Make the file of every task that has none: `work(task)` gives a pyarrow Table, written under its name at once.
+
+    `sizes` are what tasks count for in the progress, 1 each without. Raises Interrupted at Ctrl-C; what is written
+    stays.
+    """
+    weight = sizes or {task.name: 1 for task in tasks}
+    left = [task for task in tasks if not file_of(folder, task).is_file()]
+    if not left:
+        return
+    done = _Done(folder, left, weight, sum(weight[task.name] for task in tasks))
+    reporter.start(label, done.total, completed=done.before, unit=unit)
+    count = min(workers.processes, len(left))
+    try:
+        if workers.ray is None and count == 1:
+            for task in left:
+                _make(work, task, folder)
+                reporter.update(done.count())
+        else:
+            lanes = [(work, left[number::count], str(folder)) for number in range(count)]
+            map_parts(_run_lane, lanes, lambda: reporter.update(done.count()), ray=workers.ray)
+    except KeyboardInterrupt:
+        raise Interrupted("what is done is kept; the same command goes on") from None
+    finally:
+        reporter.finish()
+
+
+def _run_lane(lane: tuple[Callable[[Any], Any], Sequence[Task], str]) -> None:
+    work, tasks, folder = lane
+    for task in tasks:
+        _make(work, task, Path(folder))
+
+
+def _make(work: Callable[[Any], Any], task: Task, folder: Path) -> None:
+    write_table(file_of(folder, task), work(task))
+
+
+def write_table(path: Path, table: Any) -> None:
+    """A pyarrow Table as a Parquet file that is there whole or not at all; equal tables give equal bytes."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as handle:
+        pq.write_table(table, handle, compression="zstd", row_group_size=ROW_GROUP)
+
+
+def verdict_table(records: Sequence[dict[str, Any]], extra: dict[str, str] | None = None) -> Any:
+    """Records with the columns of every verdict and `extra` ones (name to Arrow type) as a pyarrow Table."""
+    import pyarrow as pa
+
+    kinds = {**COLUMNS, **(extra or {})}
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in kinds.items()])
+    return pa.Table.from_pylist(list(records), schema=schema)
+
+
+class _Done:
+    """How far the tasks are, by the files that stand; looked up a hundred times at most for each."""
+
+    def __init__(self, folder: Path, left: Sequence[Task], weight: dict[str, int], total: int) -> None:
+        self.folder, self.left, self.weight, self.total = folder, list(left), weight, total
+        self.before = total - sum(weight[task.name] for task in left)
+        self.made = self.before
+
+    def count(self) -> int:
+        """Units done so far."""
+        still = []
+        for task in self.left:
+            if file_of(self.folder, task).is_file():
+                self.made += self.weight[task.name]
+            else:
+                still.append(task)
+        self.left = still
+        return self.made
+
+
+def _refuse_another(path: Path, told: dict[str, Any]) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); give another --out") from error
+    for name in ("pass", "version"):
+        if found.get(name) != told[name]:
+            raise UsageError(f"{path}: holds {name} {found.get(name)}, this is {told[name]}; give another --out")
+    known, now = found.get("parameters", {}), told["parameters"]
+    for name in sorted(known.keys() | now.keys()):
+        if known.get(name) != now.get(name):
+            was, asked = json.dumps(known.get(name)), json.dumps(now.get(name))
+            raise UsageError(f"{path}: was made with {name} = {was:.200}, now it is {asked:.200}; give another --out")
+    strip = [{key: value for key, value in one.items() if key != "path"} for one in found.get("data", [])]
+    asked_for = [{key: value for key, value in one.items() if key != "path"} for one in told["data"]]
+    if strip != asked_for:
+        raise UsageError(f"{path}: was made of other data; give another --out, or put back what it was")

@@ -1,0 +1,159 @@
+"""Verdicts: Parquet tables of keep or drop, a row for every sample of a source; and a source seen through them.
+
+A verdict knows its sample by where it lies (source, shard, row) and by its id: exact copies share an id, so the place
+tells them apart, and where data were changed since, the id tells that. What makes verdicts is `core/curate/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sailctl.core import files
+from sailctl.core.data.sources import Source
+from sailctl.core.errors import DataError, SampleError, UsageError
+from sailctl.core.records import Sample
+
+VERDICTS = "verdicts"  # the folder of a pass in which its tables lie
+COLUMNS = {"id": "string", "source": "string", "shard": "string", "row": "int64", "key": "string", "keep": "bool",
+           "reason": "string", "detail": "string"}  # fmt: skip
+
+
+def tables(path: str | Path) -> list[str]:
+    """The verdict tables at a path: a file, a folder of tables, or the folder of a pass. Raises UsageError."""
+    text = str(path).rstrip("/")
+    for folder in (f"{text}/{VERDICTS}", text):
+        found = files.list_shards(folder, (".parquet",)) or files.list_shards(f"{folder}/*/*.parquet", (".parquet",))
+        if found:
+            return found
+    raise UsageError(f"{path}: no verdicts (.parquet) there; sailctl curate filter, dedup or sample make some")
+
+
+def read_table(path: str, columns: Sequence[str] | None = None) -> Any:
+    """A verdict table as Arrow has it. Raises DataError where it is damaged or lacks what every verdict has."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with files.open_read(path) as handle:
+            opened = pyarrow.parquet.ParquetFile(handle)
+            missing = [name for name in columns or COLUMNS if name not in opened.schema_arrow.names]
+            table = None if missing else opened.read(columns=None if columns is None else list(columns))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"verdicts {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if missing:
+        raise DataError(f"{path} is no table of verdicts: column {', '.join(missing)} is missing")
+    return table
+
+
+def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """All verdicts at a path as records, a table at a time."""
+    for name in tables(path):
+        yield from read_table(name).to_pylist()
+
+
+class Judged:
+    """A source without the samples that verdicts drop; behaves as a source of its own.
+
+    `paths` are passes or tables; a sample stays where all of them keep it. Raises UsageError where they say nothing of
+    a sample, or keep none. A sample that is not the one judged is a SampleError "verdict_mismatch" when it is read.
+    """
+
+    def __init__(self, source: Source, paths: Iterable[str]) -> None:
+        self.inner, self.name, self.shards = source, source.name, source.shards
+        keep = np.ones(len(source), dtype=bool)
+        self._ids = np.zeros(len(source), dtype="V16")
+        told = hashlib.blake2b(source.fingerprint().encode(), digest_size=16)
+        for path in paths:
+            keep &= self._read(path, told)
+        self._kept = np.flatnonzero(keep)
+        self._ids = self._ids[self._kept]
+        self._fingerprint = told.hexdigest()
+        if not len(self._kept):
+            raise UsageError(f"data source {source.name!r}: the verdicts drop all of its {len(source)} samples")
+
+    def _read(self, path: str, told: Any) -> np.ndarray:
+        """Whether each sample of the source is kept by the tables at a path."""
+        starts: dict[str, list[int]] = {}
+        for number, shard in enumerate(self.shards):
+            starts.setdefault(files.base_name(shard), []).append(number)
+        keep, seen = np.zeros(len(self.inner), dtype=bool), np.zeros(len(self.inner), dtype=bool)
+        for name in tables(path):
+            table = read_table(name, ("id", "source", "shard", "row", "keep"))
+            ordinals, rows = self._places(table, starts, path)
+            told.update(ordinals.tobytes())
+            if not len(ordinals):
+                continue
+            kept = np.asarray(table["keep"].combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)[rows]
+            told.update(kept.tobytes())
+            seen[ordinals], keep[ordinals] = True, kept
+            ids = table["id"].take(rows).to_pylist() if len(rows) < len(table) else table["id"].to_pylist()
+            packed = b"".join(bytes.fromhex(one) if len(one) == 32 else bytes(16) for one in ids)
+            self._ids[ordinals] = np.frombuffer(packed, dtype="V16")
+        if missing := int(len(seen) - seen.sum()):
+            first = self.inner.row_key(*self.inner.locate(int(np.argmin(seen))))
+            raise UsageError(
+                f"data source {self.name!r}: the verdicts at {path} say nothing of {missing} of its {len(seen)} "
+                f"samples ({first} for one); judge the whole source, or name it as it was named then"
+            )
+        return keep
+
+    def _places(self, table: Any, starts: dict[str, list[int]], path: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ordinals in the source of a table's rows that belong to it, and which rows these are."""
+        names = table["source"].dictionary_encode().combine_chunks()
+        sources = names.dictionary.to_pylist()
+        shards = table["shard"].dictionary_encode().combine_chunks()
+        of_source, of_shard = names.indices.to_numpy(), shards.indices.to_numpy()
+        number_of = np.full(len(shards.dictionary), -1)
+        for place, shard in enumerate(shards.dictionary.to_pylist()):
+            numbers = starts.get(shard, [])
+            if len(numbers) > 1:
+                raise UsageError(f"data source {self.name!r}: two of its shards are called {shard}; rename one of them")
+            number_of[place] = numbers[0] if numbers else -1
+        wanted = number_of[of_shard] >= 0
+        if self.name in sources:  # else the source was called otherwise then: its shards know it
+            wanted &= of_source == sources.index(self.name)
+        rows = np.flatnonzero(wanted)
+        numbers, row = number_of[of_shard[rows]], table["row"].to_numpy()[rows]
+        sizes = np.array([self.inner.num_rows(number) for number in range(len(self.shards))])
+        if len(rows) and (row >= sizes[numbers]).any():
+            raise DataError(f"data source {self.name!r}: {path} has verdicts on rows that its shards do not have; it "
+                            "changed since")  # fmt: skip
+        first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        return first[numbers] + row, rows
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "inner":  # a copy being unpickled has no inner source yet
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def ordinal(self, number: int) -> int:
+        """Which sample of the whole source stands at a place of this one."""
+        if not 0 <= number < len(self._kept):
+            raise IndexError(f"ordinal {number} of {len(self._kept)} samples in source {self.name!r}")
+        return int(self._kept[number])
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """Shard number and row within it."""
+        return self.inner.locate(self.ordinal(number))
+
+    def read(self, number: int) -> Sample:
+        """The sample of a number; raises as a source's own `read` does."""
+        sample = self.inner.read(self.ordinal(number))
+        judged = self._ids[number].tobytes().hex()
+        if sample.id != judged:
+            error = SampleError("verdict_mismatch", f"{judged} was judged, but {sample.id} stands in its place now")
+            error.key = sample.key
+            raise error
+        return sample
+
+    def fingerprint(self) -> str:
+        """A hash of the whole source's fingerprint and of what the verdicts keep."""
+        return self._fingerprint
