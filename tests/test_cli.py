@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from sailctl import __version__, cli
 from sailctl.commands import output
 from sailctl.core.errors import CheckpointError, Interrupted, MissingExtra, UsageError
+from tests.test_architecture import command_of, commands
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,9 +59,9 @@ class TestHelp:
         for name in typer.main.get_command(cli.app).commands:  # type: ignore[attr-defined]
             assert f" {name} " in text
 
-    @pytest.mark.parametrize("name", cli.COMMANDS)
+    @pytest.mark.parametrize("name", commands())
     def test_examples_survive_pasting(self, name: str) -> None:
-        text = typer.main.get_command(cli.app).commands[name].help  # type: ignore[attr-defined]
+        text = command_of(name).help
         for line in text.partition("Examples")[2].splitlines():
             assert len(line.strip()) < 76, f"{name}: help would wrap {line.strip()!r}"
 
