@@ -212,3 +212,11 @@ def test_the_command(trunk: Path) -> None:
     ):
         refused = sailctl("anneal", *options)
         assert refused.exit_code == 2 and message in refused.stderr
+
+
+def test_data_that_a_later_training_lacks_are_told_before_anything_is_trained(trunk: Path, tmp_path: Path) -> None:
+    other = write_recipe(tmp_path / "other", max_steps=6)
+    (other / "data/samples.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"nothing at .*other/data/samples.jsonl; mend the recipe of --then"):
+        request(trunk, then=f"sft:{other}:knowledge").perform(Silent())
+    assert not list(trunk.glob("anneal/step-*"))

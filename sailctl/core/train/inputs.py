@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sailctl.core.model.weights import Loaded
 
 
-def make_missing_data(recipe: Recipe, reporter: Reporter) -> None:
-    """Make the `synth` sources of a bootstrapping recipe; a UsageError names a source that is not there otherwise.
+def make_missing_data(recipe: Recipe, reporter: Reporter, remedy: str = "give --data PATH") -> None:
+    """Make the `synth` sources of a bootstrapping recipe; a UsageError names a source that is not there, and `remedy`.
 
     Generated data that was begun and not finished is completed; data that is there is left as it is.
     """
@@ -41,7 +41,7 @@ def make_missing_data(recipe: Recipe, reporter: Reporter) -> None:
         elif not list_shards(source.path):
             there = not is_url(source.path) and Path(source.path).exists()
             what = "no tar, Parquet, JSONL or JSON file in" if there else "nothing at"
-            raise UsageError(f"data source {source.name!r}: {what} {source.path}; give --data PATH{_how(source)}")
+            raise UsageError(f"data source {source.name!r}: {what} {source.path}; {remedy}{_how(source)}")
 
 
 def point_at_samples(raw: dict[str, Any], recipe: Recipe, temporary: Path, samples: int) -> None:

@@ -149,7 +149,7 @@ def train_schedule(work: Work, world: World, reporter: Reporter, resume_command:
         _check_free(work)
         for recipe, folder in zip(work.recipes, _by_stage(work), strict=True):
             if not is_finished(folder):
-                make_missing_data(recipe, reporter)
+                make_missing_data(recipe, reporter, f"name another in the recipe's stage {recipe.stage}")
 
     world.first(prepare)
     if work.schedule == "aio":

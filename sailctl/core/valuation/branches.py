@@ -24,6 +24,7 @@ from sailctl.core.reporter import Quiet, Reporter
 from sailctl.core.schema.load import dump_recipe, load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import Checkpoint
+from sailctl.core.train.inputs import make_missing_data
 from sailctl.core.train.run import train_stage
 from sailctl.core.train.rundir import locked, read_run
 from sailctl.core.train.world import World, find_seat
@@ -68,6 +69,8 @@ class BranchRequest:
                 words = reporter if world.is_first else Quiet()
                 world.first(lambda: held.enter_context(locked(self.home / BRANCHES)))
                 steps: list[int] = world.first(lambda: self._begin(then, words))
+                if steps and then_recipe is not None:  # what it lacks is told before an hour is spent on a branch
+                    world.first(functools.partial(make_missing_data, then_recipe, words, "mend the recipe of --then"))
                 for number, step in enumerate(steps, 1):
                     words.info(f"checkpoint {number} of {len(steps)}: step {step:,} of {self.run}")
                     self._branch(step, recipe, then, then_recipe, world, words)

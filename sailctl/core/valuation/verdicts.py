@@ -288,18 +288,18 @@ def _effect(one: Mapping[str, Any]) -> str:
 
 
 def _points(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "–" if value is None else f"{value:z.2f}"
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}"
+    return "–" if value is None else f"{value:+z.2f}"
 
 
 def _interval(bounds: Sequence[float | None]) -> str:
     low, high = (value if value is not None else sign * math.inf for value, sign in zip(bounds, (-1, 1), strict=True))
     if high - low > WIDEST:
         return "–"
-    return f"{low:.2f} to {high:.2f}"
+    return f"{low:z.2f} to {high:z.2f}"
 
 
 def _number(value: float) -> float | None:
