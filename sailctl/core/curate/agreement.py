@@ -1,0 +1,208 @@
+"""How far two judges agree: percent agreement, Cohen's kappa, Spearman's rho; and means, all with 95% intervals.
+
+Intervals are percentile bootstraps (Efron, Annals of Statistics 7, 1979) that draw whole items, for several pairs of
+opinions on one item are no independent evidence. Legend: N pairs, K items, L different values, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sailctl.core.errors import DataError
+
+RESAMPLES = 1000
+AT_ONCE = 4_000_000  # weights held at a time
+DEFINED = 0.9  # of the resamples: with fewer there is no interval to tell
+
+Weighted = Callable[[np.ndarray], np.ndarray]  # weights (R, N) of the pairs → the statistic of each resample (R,)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A statistic of n pairs on so many items; None where it is not defined, as where one side never varies."""
+
+    value: float | None
+    n: int
+    items: int
+    ci95: tuple[float, float] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {"value": self.value, "n": self.n, "items": self.items, "ci95": self.ci95 and list(self.ci95)}
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean of n values and its interval; None of no values."""
+
+    value: float | None
+    n: int
+    ci95: tuple[float, float] | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {"value": self.value, "n": self.n, "ci95": self.ci95 and list(self.ci95)}
+
+
+def percent_agreement(
+    a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0
+) -> Agreement:
+    """The share of pairs that are equal, 0 to 1. `items` names what each pair is about, each another one without.
+
+    Raises DataError where the sides differ in length or a value is no finite number; so do all functions here.
+    """
+    left, right = _paired(a, b)
+    equal_N = (left == right).astype(np.float64)
+    return _agreement(lambda weights_RN: weights_RN @ equal_N / weights_RN.sum(1), left, items, seed)
+
+
+def kappa(a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
+    """Cohen's kappa, (p_o - p_e) / (1 - p_e), of values taken as categories.
+
+    Cohen, Educational and Psychological Measurement 20, 1960. Not defined where both sides say one thing only.
+    """
+    left, right = _paired(a, b)
+    values_L, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    of_left, of_right = places[: len(left)], places[len(left) :]
+    equal_N = (left == right).astype(np.float64)
+    is_left_NL = np.eye(len(values_L))[of_left]
+    is_right_NL = np.eye(len(values_L))[of_right]
+
+    def statistic(weights_RN: np.ndarray) -> np.ndarray:
+        total_R = weights_RN.sum(1)
+        observed_R = weights_RN @ equal_N / total_R
+        expected_R = ((weights_RN @ is_left_NL) * (weights_RN @ is_right_NL)).sum(1) / total_R**2
+        return _ratio(observed_R - expected_R, 1 - expected_R)
+
+    return _agreement(statistic, left, items, seed)
+
+
+def quadratic_kappa(
+    a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0
+) -> Agreement:
+    """Cohen's kappa with quadratic weights, 1 - Σ w p_o / Σ w p_e, w = (a - b)²: near misses count little.
+
+    Cohen, Psychological Bulletin 70, 1968. Of chance the mean of (a - b)² over all pairs of one left and one right
+    value is var a + var b + (mean a - mean b)². Not defined where both sides say one and the same thing only.
+    """
+    left, right = _paired(a, b)
+    centre = float(np.mean(left)) if len(left) else 0.0  # large offsets would cost digits
+    left, right = left - centre, right - centre
+
+    def statistic(weights_RN: np.ndarray) -> np.ndarray:
+        total_R = weights_RN.sum(1)
+        mean_a, mean_b = weights_RN @ left / total_R, weights_RN @ right / total_R
+        square_a, square_b = weights_RN @ left**2 / total_R, weights_RN @ right**2 / total_R
+        apart_R = weights_RN @ (left - right) ** 2 / total_R
+        chance_R = square_a + square_b - 2 * mean_a * mean_b
+        return 1 - _ratio(apart_R, np.where(chance_R < 1e-12, 0.0, chance_R))
+
+    return _agreement(statistic, left, items, seed)
+
+
+def spearman(
+    a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0
+) -> Agreement:
+    """Spearman's rho: Pearson's correlation of ranks, tied values sharing the mean of theirs.
+
+    Spearman, American Journal of Psychology 15, 1904; ties as in Kendall, Rank Correlation Methods, 1970. Not defined
+    where one side never varies.
+    """
+    left, right = _paired(a, b)
+    rank_left, rank_right = _Ranks(left), _Ranks(right)
+
+    def statistic(weights_RN: np.ndarray) -> np.ndarray:
+        total_R1 = weights_RN.sum(1, keepdims=True)
+        x_RN, y_RN = rank_left(weights_RN), rank_right(weights_RN)
+        x_RN -= (weights_RN * x_RN).sum(1, keepdims=True) / total_R1
+        y_RN -= (weights_RN * y_RN).sum(1, keepdims=True) / total_R1
+        covariance_R = (weights_RN * x_RN * y_RN).sum(1)
+        scale_R = np.sqrt((weights_RN * x_RN**2).sum(1) * (weights_RN * y_RN**2).sum(1))
+        return _ratio(covariance_R, np.where(scale_R < 1e-9, 0.0, scale_R))
+
+    return _agreement(statistic, left, items, seed)
+
+
+def mean(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Mean:
+    """The mean of values, each an item of its own, with its bootstrap interval.
+
+    How often each different value is drawn is multinomial, so a million scores on a scale cost no more than a hundred.
+    """
+    found_N = _finite(values)
+    if not len(found_N):
+        return Mean(None, 0, None)
+    levels_L, counts_L = np.unique(found_N, return_counts=True)
+    generator = np.random.default_rng(seed)
+    step = max(1, AT_ONCE // len(levels_L))
+    drawn = [
+        generator.multinomial(len(found_N), counts_L / len(found_N), size=min(step, resamples - first)) @ levels_L
+        for first in range(0, resamples, step)
+    ]
+    low, high = np.quantile(np.concatenate(drawn) / len(found_N), (0.025, 0.975))
+    return Mean(float(levels_L @ counts_L / len(found_N)), len(found_N), (float(low), float(high)))
+
+
+class _Ranks:
+    """Mean ranks of values of which each counts so many times."""
+
+    def __init__(self, values_N: np.ndarray) -> None:
+        levels, self.level_N = np.unique(values_N, return_inverse=True)
+        self.order_N = np.argsort(self.level_N, kind="stable")
+        self.starts_L = np.searchsorted(self.level_N[self.order_N], np.arange(len(levels)))
+
+    def __call__(self, weights_RN: np.ndarray) -> np.ndarray:
+        counts_RL = np.add.reduceat(weights_RN[:, self.order_N], self.starts_L, axis=1)
+        ranks_RL = np.cumsum(counts_RL, axis=1) - (counts_RL - 1) / 2
+        return ranks_RL[:, self.level_N]
+
+
+def _agreement(
+    statistic: Weighted, left_N: np.ndarray, items: Sequence[Hashable] | None, seed: int, resamples: int = RESAMPLES
+) -> Agreement:
+    """The statistic of all pairs, and of resamples of the items."""
+    count = len(left_N)
+    if items is not None and len(items) != count:
+        raise DataError(f"{count} pairs and the names of {len(items)} items: each pair needs one")
+    if not count:
+        return Agreement(None, 0, 0, None)
+    numbers: dict[Hashable, int] = {}
+    item_N = np.array([numbers.setdefault(name, len(numbers)) for name in (items or range(count))])
+    value = float(statistic(np.ones((1, count)))[0])
+    if not np.isfinite(value):
+        return Agreement(None, count, len(numbers), None)
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for first in range(0, resamples, step := max(1, AT_ONCE // count)):
+        chosen_RK = generator.integers(len(numbers), size=(min(step, resamples - first), len(numbers)))
+        weights_RK = np.stack([np.bincount(row, minlength=len(numbers)) for row in chosen_RK]).astype(np.float64)
+        drawn.append(statistic(weights_RK[:, item_N]))
+    found = np.concatenate(drawn)
+    found = found[np.isfinite(found)]
+    if len(numbers) < 2 or len(found) < DEFINED * resamples:
+        return Agreement(value, count, len(numbers), None)
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Agreement(value, count, len(numbers), (float(low), float(high)))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """A quotient, not a number where nothing is below."""
+    safe = np.where(below == 0, 1.0, below)
+    return np.where(below == 0, np.nan, above / safe)
+
+
+def _paired(a: Sequence[float], b: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    left, right = _finite(a), _finite(b)
+    if len(left) != len(right):
+        raise DataError(f"{len(left)} and {len(right)} values: pairs need the same number on both sides")
+    return left, right
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 1 or not np.isfinite(found).all():
+        raise DataError("a value is not a finite number")
+    return found
