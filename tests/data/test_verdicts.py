@@ -102,3 +102,69 @@ def test_verdicts_that_do_not_fit_are_refused(config: SourceConfig, tmp_path: Pa
     tar(tmp_path / "shards/0.tar", 0, ["one"])
     with pytest.raises(DataError, match="rows that its shards do not have"):
         keys(config, judge(tmp_path / "more", config, dict.fromkeys("034", True), row=7))
+
+
+@pytest.fixture
+def captioned(config: SourceConfig, tmp_path: Path) -> SourceConfig:
+    """The source through sidecars of other names and another order, that say nothing of the fourth sample."""
+    source = open_source(config)
+    (tmp_path / "captions").mkdir()
+    for number, ordinals in enumerate([[4], [0, 2, 1]]):
+        rows = []
+        for ordinal in ordinals:
+            sample, (shard, row) = source.read(ordinal), source.locate(ordinal)
+            name = Path(source.shards[shard]).name
+            rows.append({"id": sample.id, "shard": name, "row": row, "key": sample.key, "text": "new", "turns": None})
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"captions/part-{number}.parquet")
+    return config.model_copy(update={"captions": str(tmp_path / "captions")})
+
+
+def test_verdicts_on_the_data_hold_for_captions_of_them_by_id(
+    config: SourceConfig, captioned: SourceConfig, tmp_path: Path
+) -> None:
+    one = judge(tmp_path / "v", config, {"0": True, "1": False, "2": False, "3": True, "4": True})
+    assert keys(captioned, one) == ["4", "0", "2"], "0 and 2 are copies: one of them is kept, so both are"
+    two = judge(tmp_path / "w", config, {"0": False, "1": True, "2": False, "3": False, "4": True})
+    assert keys(captioned, two) == ["4", "1"]
+    assert keys(captioned, one, two) == ["4"]
+    prints = {open_source(captioned.model_copy(update={"verdicts": [str(path)]})).fingerprint() for path in (one, two)}
+    assert len(prints) == 2
+    travelled = pickle.loads(pickle.dumps(open_source(captioned.model_copy(update={"verdicts": [str(two)]}))))
+    assert travelled.read(1).turns[0].text == "new"
+
+
+def test_verdicts_by_id_are_those_of_the_source_where_it_is_named(
+    config: SourceConfig, captioned: SourceConfig, tmp_path: Path
+) -> None:
+    drops = judge(tmp_path / "v", config, {**dict.fromkeys("1234", True), "0": False, "2": False})
+    table = pq.read_table(drops / "0.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist([*table, {**table[0], "source": "b", "keep": True}]), drops / "0.parquet")
+    assert keys(captioned, drops) == ["4", "1"], "what is said of the copy in source b is not of a"
+
+
+def test_captions_that_no_verdict_knows_are_refused(
+    config: SourceConfig, captioned: SourceConfig, tmp_path: Path
+) -> None:
+    one = judge(tmp_path / "v", config, dict.fromkeys("01234", True))
+    (one / "4.parquet").unlink()
+    with pytest.raises(UsageError, match=r"say nothing of 1 of its 4 samples \(part-0.parquet#0 for one\)"):
+        keys(captioned, one)
+
+
+def test_a_sidecar_called_as_a_shard_of_the_data_is_not_taken_for_it(
+    config: SourceConfig, captioned: SourceConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "captions/part-1.parquet").rename(tmp_path / "captions/1.tar.parquet")
+    one = judge(tmp_path / "v", config, {"0": True, "1": False, "2": False, "3": True, "4": True})
+    for name in ("0", "2", "4"):  # as if the data were Parquet files of the sidecars' names
+        rows = pq.read_table(one / f"{name}.parquet").to_pylist()
+        called = {"0.tar": "1.tar.parquet", "1.tar": "part-0.parquet"}
+        pq.write_table(
+            pa.Table.from_pylist([{**row, "shard": called[row["shard"]]} for row in rows]), one / f"{name}.parquet"
+        )
+    assert keys(captioned, one) == ["0", "2", "4"]
+
+
+def test_verdicts_on_the_captions_themselves_go_by_place(captioned: SourceConfig, tmp_path: Path) -> None:
+    one = judge(tmp_path / "v", captioned, {"0": True, "1": True, "2": False, "4": False})
+    assert keys(captioned, one) == ["0", "1"], "copies are told apart"

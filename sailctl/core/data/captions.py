@@ -11,6 +11,8 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from sailctl.core import files
 from sailctl.core.data.layouts import conversation_turns
 from sailctl.core.data.parquet import ParquetSource
@@ -48,6 +50,21 @@ class CaptionedSource(ParquetSource):
     def fingerprint(self) -> str:
         """A hash of the raw source's fingerprint and of the sidecars' names, counts and footers."""
         return hashlib.blake2b(f"{self.raw.fingerprint()} {self._fingerprint}".encode(), digest_size=16).hexdigest()
+
+    def row_ids(self) -> np.ndarray:
+        """The ids of all samples as the sidecars have them, 16 bytes each; no sample is read."""
+        import pyarrow
+        import pyarrow.parquet
+
+        packed = []
+        for shard in self.shards:
+            try:
+                with files.open_read(shard) as handle:
+                    ids = pyarrow.parquet.read_table(handle, columns=["id"])["id"].to_pylist()
+                packed += [bytes.fromhex(one).ljust(16, b"\0")[:16] for one in ids]
+            except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+                raise DataError(f"captions {shard} cannot be read: {str(error).splitlines()[0]}") from error
+        return np.frombuffer(b"".join(packed), dtype="V16")
 
     def close(self) -> None:
         """Close what this process has open."""

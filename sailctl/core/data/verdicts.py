@@ -1,7 +1,8 @@
 """Verdicts: Parquet tables of keep or drop, a row for every sample of a source; and a source seen through them.
 
 A verdict knows its sample by where it lies (source, shard, row) and by its id: exact copies share an id, so the place
-tells them apart, and where data were changed since, the id tells that. What makes verdicts is `core/curate/`.
+tells them apart, and where data were changed since, the id tells that. A source seen through captions has rows of its
+own; verdicts made on the data themselves find them by the id alone. What makes verdicts is `core/curate/`.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
 class Judged:
     """A source without the samples that verdicts drop; behaves as a source of its own.
 
-    `paths` are passes or tables; a sample stays where all of them keep it. Raises UsageError where they say nothing of
-    a sample, or keep none. A sample that is not the one judged is a SampleError "verdict_mismatch" when it is read.
+    `paths` are passes or tables; a sample stays where all of them keep it. Where verdicts were made on the data and the
+    source is one of captions for these, its samples are known by their ids, and one stays where any verdict of its id
+    keeps it: copies cannot be told apart. Raises UsageError where they say nothing of a sample, or keep none. A sample
+    that is not the one judged is a SampleError "verdict_mismatch" when it is read.
     """
 
     def __init__(self, source: Source, paths: Iterable[str]) -> None:
@@ -78,22 +81,12 @@ class Judged:
 
     def _read(self, path: str, told: Any) -> np.ndarray:
         """Whether each sample of the source is kept by the tables at a path."""
-        starts: dict[str, list[int]] = {}
-        for number, shard in enumerate(self.shards):
-            starts.setdefault(files.base_name(shard), []).append(number)
-        keep, seen = np.zeros(len(self.inner), dtype=bool), np.zeros(len(self.inner), dtype=bool)
-        for name in tables(path):
-            table = read_table(name, ("id", "source", "shard", "row", "keep"))
-            ordinals, rows = self._places(table, starts, path)
-            told.update(ordinals.tobytes())
-            if not len(ordinals):
-                continue
-            kept = np.asarray(table["keep"].combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)[rows]
-            told.update(kept.tobytes())
-            seen[ordinals], keep[ordinals] = True, kept
-            ids = table["id"].take(rows).to_pylist() if len(rows) < len(table) else table["id"].to_pylist()
-            packed = b"".join(bytes.fromhex(one) if len(one) == 32 else bytes(16) for one in ids)
-            self._ids[ordinals] = np.frombuffer(packed, dtype="V16")
+        found = tables(path)
+        ids = self.inner.row_ids() if hasattr(self.inner, "row_ids") else None
+        keep, seen = self._by_place(found, path, ids)
+        if ids is not None and not seen.all():
+            keep, seen = self._by_id(found, ids)
+        told.update(keep.tobytes())
         if missing := int(len(seen) - seen.sum()):
             first = self.inner.row_key(*self.inner.locate(int(np.argmin(seen))))
             raise UsageError(
@@ -102,12 +95,49 @@ class Judged:
             )
         return keep
 
-    def _places(self, table: Any, starts: dict[str, list[int]], path: str) -> tuple[np.ndarray, np.ndarray]:
+    def _by_place(self, found: Sequence[str], path: str, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each sample is kept by the verdict on its place, and whether there is one.
+
+        With `ids` of all samples a verdict on another id is none: sidecars may be called as the data's shards are.
+        """
+        starts: dict[str, list[int]] = {}
+        for number, shard in enumerate(self.shards):
+            starts.setdefault(files.base_name(shard), []).append(number)
+        keep, seen = np.zeros(len(self.inner), dtype=bool), np.zeros(len(self.inner), dtype=bool)
+        for name in found:
+            table = read_table(name, ("id", "source", "shard", "row", "keep"))
+            ordinals, rows = self._places(table, starts, path, strict=ids is None)
+            if not len(ordinals):
+                continue
+            judged, kept = _packed(table["id"].take(rows) if len(rows) < len(table) else table["id"]), _kept(table)
+            if ids is not None:
+                same = judged.view("S16") == ids[ordinals].view("S16")
+                ordinals, rows, judged = ordinals[same], rows[same], judged[same]
+            seen[ordinals], keep[ordinals], self._ids[ordinals] = True, kept[rows], judged
+        return keep, seen
+
+    def _by_id(self, found: Sequence[str], ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each sample of these ids is kept by any verdict of its id, and whether there is one."""
+        known, which = np.unique(ids.view("S16"), return_inverse=True)
+        keep, seen = np.zeros(len(known), dtype=bool), np.zeros(len(known), dtype=bool)
+        for name in found:
+            table = read_table(name, ("id", "source", "keep"))
+            judged = _packed(table["id"]).view("S16")
+            place = np.minimum(np.searchsorted(known, judged), len(known) - 1)
+            hit = known[place] == judged
+            if (own := _of_source(table, self.name)) is not None:
+                hit &= own
+            seen[place[hit]] = True
+            keep[place[hit & _kept(table)]] = True
+        self._ids = ids.copy()
+        return keep[which], seen[which]
+
+    def _places(
+        self, table: Any, starts: dict[str, list[int]], path: str, *, strict: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ordinals in the source of a table's rows that belong to it, and which rows these are."""
-        names = table["source"].dictionary_encode().combine_chunks()
-        sources = names.dictionary.to_pylist()
         shards = table["shard"].dictionary_encode().combine_chunks()
-        of_source, of_shard = names.indices.to_numpy(), shards.indices.to_numpy()
+        of_shard = shards.indices.to_numpy()
         number_of = np.full(len(shards.dictionary), -1)
         for place, shard in enumerate(shards.dictionary.to_pylist()):
             numbers = starts.get(shard, [])
@@ -115,16 +145,17 @@ class Judged:
                 raise UsageError(f"data source {self.name!r}: two of its shards are called {shard}; rename one of them")
             number_of[place] = numbers[0] if numbers else -1
         wanted = number_of[of_shard] >= 0
-        if self.name in sources:  # else the source was called otherwise then: its shards know it
-            wanted &= of_source == sources.index(self.name)
+        if (own := _of_source(table, self.name)) is not None:
+            wanted &= own
         rows = np.flatnonzero(wanted)
         numbers, row = number_of[of_shard[rows]], table["row"].to_numpy()[rows]
         sizes = np.array([self.inner.num_rows(number) for number in range(len(self.shards))])
-        if len(rows) and (row >= sizes[numbers]).any():
+        inside = row < sizes[numbers]
+        if strict and not inside.all():
             raise DataError(f"data source {self.name!r}: {path} has verdicts on rows that its shards do not have; it "
                             "changed since")  # fmt: skip
         first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        return first[numbers] + row, rows
+        return (first[numbers] + row)[inside], rows[inside]
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -157,3 +188,20 @@ class Judged:
     def fingerprint(self) -> str:
         """A hash of the whole source's fingerprint and of what the verdicts keep."""
         return self._fingerprint
+
+
+def _kept(table: Any) -> np.ndarray:
+    return np.asarray(table["keep"].combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _packed(ids: Any) -> np.ndarray:
+    """Ids as 16 bytes each; that of a sample nobody could read is zero."""
+    packed = b"".join(bytes.fromhex(one) if len(one) == 32 else bytes(16) for one in ids.to_pylist())
+    return np.frombuffer(packed, dtype="V16")
+
+
+def _of_source(table: Any, name: str) -> np.ndarray | None:
+    """Which rows are of a source; None where none is, for then it was called otherwise and its shards know it."""
+    names = table["source"].dictionary_encode().combine_chunks()
+    sources = names.dictionary.to_pylist()
+    return names.indices.to_numpy() == sources.index(name) if name in sources else None
