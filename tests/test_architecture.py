@@ -21,7 +21,19 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room (a file or folder of core) may import lower floors; two rooms of one floor never import one another.
 FLOORS = {
-    0: {"errors", "reporter", "schema", "records", "datasheet", "stores", "files", "journal", "workers", "device"},
+    0: {
+        "errors",
+        "reporter",
+        "schema",
+        "records",
+        "datasheet",
+        "html",
+        "stores",
+        "files",
+        "journal",
+        "workers",
+        "device",
+    },
     1: {"images", "model", "metrics", "scaling", "environment"},
     2: {"data", "engines"},
     3: {"train", "caption", "curate", "bench"},
@@ -33,7 +45,7 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 FOR_ALL = {"errors", "records", "datasheet", "stores"}
 # The report reads result files: of core it may know how to read and name them, not how they were made.
 # Laws are fitted where they are shown: scaling is pure numbers, and result files hold scores, not fits.
-REPORT_MAY_IMPORT = {"errors", "records", "files", "schema", "metrics", "scaling"}
+REPORT_MAY_IMPORT = {"errors", "records", "files", "html", "schema", "metrics", "scaling"}
 
 HEAVY = {"torch", "transformers", "pydantic", "pyarrow", "numpy", "PIL", "matplotlib", "safetensors", "yaml", "jinja2"}
 TEST_FOLDERS_OF_THEIR_OWN = {"parity", "golden", "faults"}

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.files import atomic_write
+from sailctl.core.html import render_page
 from sailctl.core.report.figures import short_count
-from sailctl.core.report.html import render_page
 from sailctl.core.report.plots import loss_curves, stage_scores
 from sailctl.core.report.read import Runs, read_runs, read_samples
 
 PAGE = "report.html"
+_TEMPLATES = Path(__file__).parent / "templates"
 CARDS_PER_TASK = 12
 RIGHT = 0.5  # a graded answer at or above this is shown among the right ones
 _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -42,8 +43,8 @@ def render(runs: Runs, *, cards_per_task: int = CARDS_PER_TASK) -> str:
 
     results = runs.results or {}
     return render_page(
-        "report.html.j2",
-        styles=("base.css", "report.css"),
+        _TEMPLATES / "report.html.j2",
+        styles=("report.css",),
         script="report.js",
         images="data:",
         filters={"count": short_count, "score": _three, "duration": duration, "percent": _percent},

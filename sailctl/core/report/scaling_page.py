@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from sailctl.core.files import atomic_write
+from sailctl.core.html import render_page
 from sailctl.core.report.curves import SIZES
 from sailctl.core.report.figures import short_count
-from sailctl.core.report.html import render_page
 from sailctl.core.report.scaling import Findings, tables
 from sailctl.core.report.scaling_plots import UNIT, curve_svg, panels_of, scatter_svg
 
 PAGE = "scaling.html"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(found: Findings, path: Path) -> Path:
@@ -45,8 +46,8 @@ def render(found: Findings) -> str:
     ]
     laws = [table for table in tables(found) if not table[0].startswith("correlation")]
     return render_page(
-        "scaling.html.j2",
-        styles=("base.css", "report.css", "scaling.css"),
+        _TEMPLATES / "scaling.html.j2",
+        styles=("report.css", "scaling.css"),
         script="scaling.js",
         images="data:",
         filters={"count": short_count, "points": lambda value: f"{value:.1f}"},

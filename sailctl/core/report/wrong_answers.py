@@ -16,10 +16,11 @@ from typing import Any
 
 from sailctl.core.errors import DataError, UsageError
 from sailctl.core.files import atomic_write
-from sailctl.core.report.html import render_page
+from sailctl.core.html import render_page
 from sailctl.core.report.read import read_object, read_samples
 
 PAGE = "wrong_answers.html"
+_TEMPLATES = Path(__file__).parent / "templates"
 MAX_BYTES = 50_000_000  # of JSON: a browser reads that within seconds
 _PICTURE = re.compile(r"images/([A-Za-z0-9_-][A-Za-z0-9._-]*)")
 
@@ -87,8 +88,8 @@ def _render(
     suites = {name: str(benchmarks[name].get("category") or "") for name in kept if name in benchmarks}
     rows = ",\n".join(line for lines in kept.values() for line in lines)
     return render_page(
-        "wrong_answers.html.j2",
-        styles=("base.css", "wrong_answers.css"),
+        _TEMPLATES / "wrong_answers.html.j2",
+        styles=("wrong_answers.css",),
         script="wrong_answers.js",
         # To Chromium a local file is of the page's own origin, to others it may not be.
         images="'self' file:",
