@@ -21,24 +21,26 @@ _LATIN_PER_WORD = 5.0
 _RANGES = (
     (0x0041, 0x024F, "latin"), (0x1E00, 0x1EFF, "latin"), (0xFF21, 0xFF5A, "latin"), (0x0370, 0x03FF, "greek"),
     (0x0400, 0x052F, "cyrillic"), (0x0530, 0x058F, "armenian"), (0x0590, 0x05FF, "hebrew"), (0x0600, 0x077F, "arabic"),
-    (0x08A0, 0x08FF, "arabic"), (0x0900, 0x097F, "devanagari"), (0x0980, 0x09FF, "bengali"), (0x0A80, 0x0AFF, "gujarati"),
-    (0x0B80, 0x0BFF, "tamil"), (0x0C00, 0x0C7F, "telugu"), (0x0E00, 0x0E7F, "thai"), (0x10A0, 0x10FF, "georgian"),
-    (0x1100, 0x11FF, "hangul"), (0x3040, 0x30FF, "kana"), (0x3400, 0x9FFF, "han"), (0xAC00, 0xD7AF, "hangul"),
-    (0xF900, 0xFAFF, "han"), (0xFF66, 0xFF9F, "kana"), (0x20000, 0x3FFFF, "han"),
+    (0x08A0, 0x08FF, "arabic"), (0x0900, 0x097F, "devanagari"), (0x0980, 0x09FF, "bengali"),
+    (0x0A80, 0x0AFF, "gujarati"), (0x0B80, 0x0BFF, "tamil"), (0x0C00, 0x0C7F, "telugu"), (0x0E00, 0x0E7F, "thai"),
+    (0x10A0, 0x10FF, "georgian"), (0x1100, 0x11FF, "hangul"), (0x3040, 0x30FF, "kana"), (0x3400, 0x9FFF, "han"),
+    (0xAC00, 0xD7AF, "hangul"), (0xF900, 0xFAFF, "han"), (0xFF66, 0xFF9F, "kana"), (0x20000, 0x3FFFF, "han"),
 )  # fmt: skip
 # Scripts of one language each (of those that captions are met in), and of several.
 _ONLY = {"han": "zh", "kana": "ja", "hangul": "ko", "greek": "el", "armenian": "hy", "hebrew": "he", "bengali": "bn",
          "gujarati": "gu", "tamil": "ta", "telugu": "te", "thai": "th", "georgian": "ka"}  # fmt: skip
 _LANGUAGES = {
-    "latin": "en de fr es it pt nl pl sv da no fi cs sk sl hr hu ro tr id ms vi ca et lt lv sq tl".split(),
-    "cyrillic": "ru uk bg sr mk be kk".split(),
-    "arabic": "ar fa ur".split(),
-    "devanagari": "hi mr ne".split(),
-}
+    "latin": ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "sv", "da", "no", "fi", "cs", "sk", "sl", "hr", "hu",
+              "ro", "tr", "id", "ms", "vi", "ca", "et", "lt", "lv", "sq", "tl"),
+    "cyrillic": ("ru", "uk", "bg", "sr", "mk", "be", "kk"),
+    "arabic": ("ar", "fa", "ur"),
+    "devanagari": ("hi", "mr", "ne"),
+}  # fmt: skip
 # Words that are frequent in English captions and hardly occur in other languages ("of" and "her" do).
 _ENGLISH = frozenset(
-    "the with and this that these those from which while his their there they it's through between against".split()
-)
+    ("the", "with", "and", "this", "that", "these", "those", "from", "which", "while", "his", "their", "there", "they",
+     "it's", "through", "between", "against")
+)  # fmt: skip
 _WORDS_PER_ENGLISH = 16  # one of these in so many words makes a text English
 # Most captions are English, and what few words in Latin letters are can hardly be told: another language has to be so
 # much likelier than English.
