@@ -18,6 +18,7 @@ RESAMPLES = 1000
 AT_ONCE = 4_000_000  # weights held at a time
 DEFINED = 0.9  # of the resamples: with fewer there is no interval to tell
 
+Values = Sequence[float] | np.ndarray
 Weighted = Callable[[np.ndarray], np.ndarray]  # weights (R, N) of the pairs → the statistic of each resample (R,)
 
 
@@ -48,24 +49,29 @@ class Mean:
         return {"value": self.value, "n": self.n, "ci95": self.ci95 and list(self.ci95)}
 
 
-def percent_agreement(
-    a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0
-) -> Agreement:
+def percent_agreement(a: Values, b: Values, items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
     """The share of pairs that are equal, 0 to 1. `items` names what each pair is about, each another one without.
 
     Raises DataError where the sides differ in length or a value is no finite number; so do all functions here.
     """
-    left, right = _paired(a, b)
-    equal_N = (left == right).astype(np.float64)
-    return _agreement(lambda weights_RN: weights_RN @ equal_N / weights_RN.sum(1), left, items, seed)
+    pairs = _Pairs(a, b, items)
+    equal_N = (pairs.left == pairs.right).astype(np.float64)
+    return _agreement(pairs, lambda weights_RN: weights_RN @ equal_N / weights_RN.sum(1), seed)
 
 
-def kappa(a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
+def ratio(above: Values, below: Values, items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
+    """The sum of one side over that of the other. Not defined where nothing is below."""
+    pairs = _Pairs(above, below, items)
+    return _agreement(pairs, lambda weights_RN: _ratio(weights_RN @ pairs.left, weights_RN @ pairs.right), seed)
+
+
+def kappa(a: Values, b: Values, items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
     """Cohen's kappa, (p_o - p_e) / (1 - p_e), of values taken as categories.
 
     Cohen, Educational and Psychological Measurement 20, 1960. Not defined where both sides say one thing only.
     """
-    left, right = _paired(a, b)
+    pairs = _Pairs(a, b, items)
+    left, right = pairs.left, pairs.right
     values_L, places = np.unique(np.concatenate([left, right]), return_inverse=True)
     of_left, of_right = places[: len(left)], places[len(left) :]
     equal_N = (left == right).astype(np.float64)
@@ -78,20 +84,18 @@ def kappa(a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | No
         expected_R = ((weights_RN @ is_left_NL) * (weights_RN @ is_right_NL)).sum(1) / total_R**2
         return _ratio(observed_R - expected_R, 1 - expected_R)
 
-    return _agreement(statistic, left, items, seed)
+    return _agreement(pairs, statistic, seed)
 
 
-def quadratic_kappa(
-    a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0
-) -> Agreement:
+def quadratic_kappa(a: Values, b: Values, items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
     """Cohen's kappa with quadratic weights, 1 - Σ w p_o / Σ w p_e, w = (a - b)²: near misses count little.
 
     Cohen, Psychological Bulletin 70, 1968. Of chance the mean of (a - b)² over all pairs of one left and one right
     value is var a + var b + (mean a - mean b)². Not defined where both sides say one and the same thing only.
     """
-    left, right = _paired(a, b)
-    centre = float(np.mean(left)) if len(left) else 0.0  # large offsets would cost digits
-    left, right = left - centre, right - centre
+    pairs = _Pairs(a, b, items)
+    centre = float(np.mean(pairs.left)) if pairs.n else 0.0  # large offsets would cost digits
+    left, right = pairs.left - centre, pairs.right - centre
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:
         total_R = weights_RN.sum(1)
@@ -101,19 +105,17 @@ def quadratic_kappa(
         chance_R = square_a + square_b - 2 * mean_a * mean_b
         return 1 - _ratio(apart_R, np.where(chance_R < 1e-12, 0.0, chance_R))
 
-    return _agreement(statistic, left, items, seed)
+    return _agreement(pairs, statistic, seed)
 
 
-def spearman(
-    a: Sequence[float], b: Sequence[float], items: Sequence[Hashable] | None = None, seed: int = 0
-) -> Agreement:
+def spearman(a: Values, b: Values, items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
     """Spearman's rho: Pearson's correlation of ranks, tied values sharing the mean of theirs.
 
     Spearman, American Journal of Psychology 15, 1904; ties as in Kendall, Rank Correlation Methods, 1970. Not defined
     where one side never varies.
     """
-    left, right = _paired(a, b)
-    rank_left, rank_right = _Ranks(left), _Ranks(right)
+    pairs = _Pairs(a, b, items)
+    rank_left, rank_right = _Ranks(pairs.left), _Ranks(pairs.right)
 
     def statistic(weights_RN: np.ndarray) -> np.ndarray:
         total_R1 = weights_RN.sum(1, keepdims=True)
@@ -124,10 +126,10 @@ def spearman(
         scale_R = np.sqrt((weights_RN * x_RN**2).sum(1) * (weights_RN * y_RN**2).sum(1))
         return _ratio(covariance_R, np.where(scale_R < 1e-9, 0.0, scale_R))
 
-    return _agreement(statistic, left, items, seed)
+    return _agreement(pairs, statistic, seed)
 
 
-def mean(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Mean:
+def mean(values: Values, seed: int = 0, resamples: int = RESAMPLES) -> Mean:
     """The mean of values, each an item of its own, with its bootstrap interval.
 
     How often each different value is drawn is multinomial, so a million scores on a scale cost no more than a hundred.
@@ -160,32 +162,57 @@ class _Ranks:
         return ranks_RL[:, self.level_N]
 
 
-def _agreement(
-    statistic: Weighted, left_N: np.ndarray, items: Sequence[Hashable] | None, seed: int, resamples: int = RESAMPLES
-) -> Agreement:
+class _Pairs:
+    """Pairs of values with how often each stands there, and what draws them anew, item by item.
+
+    Without names of items each pair is one of its own, and equal pairs are one with a count: how often it is drawn is
+    multinomial, so that a million pairs on a scale cost no more than a hundred.
+    """
+
+    def __init__(self, a: Values, b: Values, items: Sequence[Hashable] | None) -> None:
+        self.left, self.right = _finite(a), _finite(b)
+        self.n = len(self.left)
+        if self.n != len(self.right):
+            raise DataError(f"{self.n} and {len(self.right)} values: pairs need the same number on both sides")
+        if items is not None and len(items) != self.n:
+            raise DataError(f"{self.n} pairs and the names of {len(items)} items: each pair needs one")
+        self.counts, self.item_N = np.ones(self.n), np.arange(0)
+        if items is None:
+            both, counts = np.unique(np.stack([self.left, self.right]), axis=1, return_counts=True)
+            self.left, self.right, self.counts = both[0], both[1], counts.astype(np.float64)
+            self.items = self.n
+        else:
+            numbers: dict[Hashable, int] = {}
+            self.item_N = np.array([numbers.setdefault(name, len(numbers)) for name in items], dtype=np.int64)
+            self.items = len(numbers)
+
+    def draw(self, generator: np.random.Generator, resamples: int) -> np.ndarray:
+        """How often each pair stands in so many resamples: (R, N)."""
+        if not len(self.item_N):
+            return generator.multinomial(self.n, self.counts / self.n, size=resamples).astype(np.float64)
+        chosen_RK = generator.integers(self.items, size=(resamples, self.items))
+        return np.stack([np.bincount(row, minlength=self.items) for row in chosen_RK])[:, self.item_N].astype(
+            np.float64
+        )
+
+
+def _agreement(pairs: _Pairs, statistic: Weighted, seed: int) -> Agreement:
     """The statistic of all pairs, and of resamples of the items."""
-    count = len(left_N)
-    if items is not None and len(items) != count:
-        raise DataError(f"{count} pairs and the names of {len(items)} items: each pair needs one")
-    if not count:
+    if not pairs.n:
         return Agreement(None, 0, 0, None)
-    numbers: dict[Hashable, int] = {}
-    item_N = np.array([numbers.setdefault(name, len(numbers)) for name in (items or range(count))])
-    value = float(statistic(np.ones((1, count)))[0])
-    if not np.isfinite(value):
-        return Agreement(None, count, len(numbers), None)
+    value = float(statistic(pairs.counts[None])[0])
+    if not np.isfinite(value) or pairs.items < 2:
+        return Agreement(value if np.isfinite(value) else None, pairs.n, pairs.items, None)
     generator = np.random.default_rng(seed)
     drawn = []
-    for first in range(0, resamples, step := max(1, AT_ONCE // count)):
-        chosen_RK = generator.integers(len(numbers), size=(min(step, resamples - first), len(numbers)))
-        weights_RK = np.stack([np.bincount(row, minlength=len(numbers)) for row in chosen_RK]).astype(np.float64)
-        drawn.append(statistic(weights_RK[:, item_N]))
+    for first in range(0, RESAMPLES, step := max(1, AT_ONCE // len(pairs.counts))):
+        drawn.append(statistic(pairs.draw(generator, min(step, RESAMPLES - first))))
     found = np.concatenate(drawn)
     found = found[np.isfinite(found)]
-    if len(numbers) < 2 or len(found) < DEFINED * resamples:
-        return Agreement(value, count, len(numbers), None)
+    if len(found) < DEFINED * RESAMPLES:
+        return Agreement(value, pairs.n, pairs.items, None)
     low, high = np.quantile(found, (0.025, 0.975))
-    return Agreement(value, count, len(numbers), (float(low), float(high)))
+    return Agreement(value, pairs.n, pairs.items, (float(low), float(high)))
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -194,14 +221,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.where(below == 0, np.nan, above / safe)
 
 
-def _paired(a: Sequence[float], b: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    left, right = _finite(a), _finite(b)
-    if len(left) != len(right):
-        raise DataError(f"{len(left)} and {len(right)} values: pairs need the same number on both sides")
-    return left, right
-
-
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _finite(values: Values) -> np.ndarray:
     found = np.asarray(values, dtype=np.float64)
     if found.ndim != 1 or not np.isfinite(found).all():
         raise DataError("a value is not a finite number")

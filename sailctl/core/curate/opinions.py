@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sailctl.core import files
-from sailctl.core.curate.passes import write_table
+from sailctl.core.curate.passes import ROW_GROUP
 from sailctl.core.errors import DataError, UsageError
 
 OPINIONS = "opinions.parquet"  # the file of a pass or of an annotation that holds them
@@ -48,12 +49,15 @@ def item_of(identity: str, *texts: str) -> str:
     return digest.hexdigest()
 
 
-def opinions_table(records: Iterable[dict[str, Any]], where: str = "opinions") -> Any:
-    """Records as a pyarrow Table of opinions. Raises DataError, naming `where`, for one that breaks the schema."""
+def opinions_table(records: Iterable[dict[str, Any]], where: str = "opinions", first: int = 0) -> Any:
+    """Records as a pyarrow Table of opinions.
+
+    Raises DataError for one that breaks the schema, naming `where` and its row, counted from `first`.
+    """
     import pyarrow as pa
 
     rows = []
-    for number, record in enumerate(records):
+    for number, record in enumerate(records, first):
         _check(record, f"{where}, row {number}")
         rows.append({name: record[name] for name in COLUMNS})
     return pa.Table.from_pylist(rows, schema=_schema())
@@ -62,16 +66,24 @@ def opinions_table(records: Iterable[dict[str, Any]], where: str = "opinions") -
 def write_opinions(path: Path, records: Iterable[dict[str, Any]]) -> int:
     """Write opinions, whole or not at all, as JSON lines where the name ends in .jsonl, else as Parquet; their number.
 
-    Raises DataError for one that breaks the schema.
+    Memory is a row group's. Raises DataError for one that breaks the schema.
     """
-    table = opinions_table(records, str(path))
-    if path.suffix == ".jsonl":
-        with files.atomic_write(path) as handle:
+    import pyarrow.parquet as pq
+
+    stream, count = iter(records), 0
+    with files.atomic_write(path) as handle:
+        writer = None if path.suffix == ".jsonl" else pq.ParquetWriter(handle, _schema(), compression="zstd")
+        while rows := list(islice(stream, ROW_GROUP)):
+            table = opinions_table(rows, str(path), count)
+            count += len(table)
+            if writer is not None:
+                writer.write_table(table)
+                continue
             for record in table.to_pylist():
                 handle.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-    else:
-        write_table(path, table)
-    return len(table)
+        if writer is not None:
+            writer.close()
+    return count
 
 
 def find_opinions(path: str | Path) -> list[str]:
@@ -87,27 +99,30 @@ def find_opinions(path: str | Path) -> list[str]:
     return found
 
 
-def read_opinions(paths: Sequence[str | Path]) -> Any:
-    """All opinions at paths as one pyarrow Table, every row of it checked.
+def read_opinions(paths: Sequence[str | Path], items: Sequence[str] | None = None) -> Any:
+    """All opinions at paths, or those on `items`, as one pyarrow Table, every row of it checked.
 
     Raises UsageError where nothing is there, DataError naming file and row where something is no opinion.
     """
     import pyarrow as pa
 
-    tables = [_read(name) for path in paths for name in find_opinions(path)]
+    tables = [_read(name, items) for path in paths for name in find_opinions(path)]
     return pa.concat_tables(tables) if tables else _schema().empty_table()
 
 
-def _read(name: str) -> Any:
+def _read(name: str, items: Sequence[str] | None) -> Any:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
         with files.open_read(name) as handle:
             if name.endswith(".jsonl"):
                 lines = handle.read().decode("utf-8").splitlines()
-                return opinions_table([json.loads(line) for line in lines if line.strip()], name)
-            return opinions_table(pq.read_table(handle).to_pylist(), name)
+                table = opinions_table([json.loads(line) for line in lines if line.strip()], name)
+                return table if items is None else table.filter(pc.field("item").isin(list(items)))
+            chosen = None if items is None else pc.field("item").isin(list(items))
+            return opinions_table(pq.read_table(handle, filters=chosen).to_pylist(), name)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"opinions {name} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -1,7 +1,7 @@
-"""What a judge said, as a value: scores, yes or no, a letter, an object. Pure functions; None where it is not clear.
+"""What a judge said, as a value: scores, yes or no, a letter, which of two, an object; None where it is not clear.
 
-Nothing is guessed: two verdicts that differ, a range, a score on another scale and a number out of range are no answer.
-Full-width forms, emphasis and a reasoning model's thoughts are looked through first.
+Pure functions that guess nothing: two verdicts that differ, a range, a score on another scale and a number out of range
+are no answer. Full-width forms, emphasis and a reasoning model's thoughts are looked through first.
 """
 
 from __future__ import annotations
@@ -129,6 +129,60 @@ def letter(text: str, letters: str = "ABCDEF") -> str | None:
         ):
             return None
     return found.pop() if len(found) == 1 else None
+
+
+_WHICH = {
+    "first": ("1", "a", "first", "former", "caption 1", "caption_1", "first caption", "一", "第一段", "前者", "描述1"),
+    "second": (
+        "2",
+        "b",
+        "second",
+        "latter",
+        "caption 2",
+        "caption_2",
+        "second caption",
+        "二",
+        "第二段",
+        "后者",
+        "描述2",
+    ),
+    "same": ("same", "the same", "tie", "equal", "both", "neither", "0", "相当", "一样", "相同", "平局"),
+}
+_SIGNS = re.compile(r"(?<!\d)([12])\s*([<>=])\s*([12])(?!\d)")
+_BETTER = re.compile(
+    r"(?i:\bcaption[ _]?([12])\s+is\s+(?:clearly |significantly |slightly |much )?better\b)"
+    r"|(?i:\b(?:better|winner|verdict|answer|gsb)[\"']?\s*(?:[:=]|\bis\b)\s*[\"']?\s*(?:caption[ _]?)?"
+    r"(1|2|first|second|same|tie)(?![\w.>=<])(?!\s*[<>=]))"
+    r"|(?:第([一二])段|描述\s*([12]))\s*(?:明显)?更好"
+    r"|(?i:\b(they are the same|it is a tie)\b)|(两者相当|两段相当|不相上下)"
+)
+
+
+def preference(text: str) -> str | None:
+    """Which of two is better, "first", "second" or "same": {"better": "1"}, "1 > 2", "Caption 2 is better", "相当"."""
+    if "better" in (given := json_object(text, ["better"]) or {}):
+        return _which(given["better"])
+    said = _plain(text)
+    if (whole := _which(said)) is not None:
+        return whole
+    found: set[str | None] = set()
+    for match in _SIGNS.finditer(said):
+        left, sign, right = match.groups()
+        winner = "same" if sign == "=" else {("1", ">"): "first", ("2", "<"): "first"}.get((left, sign), "second")
+        found.add(winner if left != right else None)
+    for match in _BETTER.finditer(said):
+        word = next(group for group in match.groups() if group)
+        same = word.lower() in ("they are the same", "it is a tie") or word in ("两者相当", "两段相当", "不相上下")
+        found.add("same" if same else _which(word))
+    return found.pop() if len(found) == 1 else None
+
+
+def _which(given: Any) -> str | None:
+    """One of `_WHICH` for a word that is in it."""
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        return None
+    word = str(given).strip(" \t\n.。\"'()[]").lower()
+    return next((name for name, words in _WHICH.items() if word in words), None)
 
 
 def _rated(said: str, match: re.Match[str], low: float, high: float) -> float | None:
