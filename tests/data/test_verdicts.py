@@ -168,3 +168,12 @@ def test_a_sidecar_called_as_a_shard_of_the_data_is_not_taken_for_it(
 def test_verdicts_on_the_captions_themselves_go_by_place(captioned: SourceConfig, tmp_path: Path) -> None:
     one = judge(tmp_path / "v", captioned, {"0": True, "1": True, "2": False, "4": False})
     assert keys(captioned, one) == ["0", "1"], "copies are told apart"
+
+
+def test_a_pass_over_what_another_kept_needs_not_judge_the_rest(config: SourceConfig, tmp_path: Path) -> None:
+    one = judge(tmp_path / "v", config, {"0": True, "1": True, "2": True, "3": True, "4": False})
+    rest = config.model_copy(update={"verdicts": [str(one)]})
+    two = judge(tmp_path / "w", rest, {"0": True, "1": False, "2": True, "3": True})
+    assert keys(config, one, two) == keys(config, two, one) == ["0", "2", "3"]
+    with pytest.raises(UsageError, match=r"w say nothing of 1 of its 5 samples \(1.tar#1 for one\)"):
+        keys(config, two)

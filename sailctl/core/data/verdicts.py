@@ -62,38 +62,43 @@ class Judged:
 
     `paths` are passes or tables; a sample stays where all of them keep it. Where verdicts were made on the data and the
     source is one of captions for these, its samples are known by their ids, and one stays where any verdict of its id
-    keeps it: copies cannot be told apart. Raises UsageError where they say nothing of a sample, or keep none. A sample
-    that is not the one judged is a SampleError "verdict_mismatch" when it is read.
+    keeps it: copies cannot be told apart. Raises UsageError where one says nothing of a sample that no other drops, or
+    none is kept. A sample that is not the one judged is a SampleError "verdict_mismatch" when it is read.
     """
 
     def __init__(self, source: Source, paths: Iterable[str]) -> None:
         self.inner, self.name, self.shards = source, source.name, source.shards
-        keep = np.ones(len(source), dtype=bool)
         self._ids = np.zeros(len(source), dtype="V16")
-        told = hashlib.blake2b(source.fingerprint().encode(), digest_size=16)
-        for path in paths:
-            keep &= self._read(path, told)
+        judged = [(path, *self._read(path)) for path in paths]
+        keep, told = self._together(judged), hashlib.blake2b(source.fingerprint().encode(), digest_size=16)
+        told.update(keep.tobytes())
         self._kept = np.flatnonzero(keep)
         self._ids = self._ids[self._kept]
         self._fingerprint = told.hexdigest()
         if not len(self._kept):
             raise UsageError(f"data source {source.name!r}: the verdicts drop all of its {len(source)} samples")
 
-    def _read(self, path: str, told: Any) -> np.ndarray:
-        """Whether each sample of the source is kept by the tables at a path."""
+    def _together(self, judged: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> np.ndarray:
+        """What all verdicts keep; one that drops a sample speaks for those that were made without it."""
+        keep, dropped = np.ones(len(self.inner), dtype=bool), np.zeros(len(self.inner), dtype=bool)
+        for _, kept, seen in judged:
+            keep &= kept
+            dropped |= seen & ~kept
+        for path, _, seen in judged:
+            if (missing := ~seen & ~dropped).any():
+                first = self.inner.row_key(*self.inner.locate(int(np.argmax(missing))))
+                raise UsageError(
+                    f"data source {self.name!r}: the verdicts at {path} say nothing of {missing.sum()} of its "
+                    f"{len(seen)} samples ({first} for one); judge the whole source, or name it as it was named then"
+                )
+        return keep
+
+    def _read(self, path: str) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each sample of the source is kept by the tables at a path, and whether they say anything of it."""
         found = tables(path)
         ids = self.inner.row_ids() if hasattr(self.inner, "row_ids") else None
         keep, seen = self._by_place(found, path, ids)
-        if ids is not None and not seen.all():
-            keep, seen = self._by_id(found, ids)
-        told.update(keep.tobytes())
-        if missing := int(len(seen) - seen.sum()):
-            first = self.inner.row_key(*self.inner.locate(int(np.argmin(seen))))
-            raise UsageError(
-                f"data source {self.name!r}: the verdicts at {path} say nothing of {missing} of its {len(seen)} "
-                f"samples ({first} for one); judge the whole source, or name it as it was named then"
-            )
-        return keep
+        return self._by_id(found, ids) if ids is not None and not seen.all() else (keep, seen)
 
     def _by_place(self, found: Sequence[str], path: str, ids: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Whether each sample is kept by the verdict on its place, and whether there is one.
