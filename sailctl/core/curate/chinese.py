@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import metadata
 from math import log
 from typing import Any
 
@@ -38,8 +37,6 @@ class Chinese:
             from jieba.posseg.viterbi import viterbi
         except ImportError as error:
             raise MissingExtra("jieba", "curate") from error
-        self.tokenizer = f"jieba {metadata.version('jieba')}"
-        self.tagger = f"{self.tokenizer} posseg"
         frequencies, total = jieba.dt.gen_pfdict(jieba.dt.get_dict_file())
         log_total = log(total)
         # log probability of a word; None for what only begins one
@@ -60,6 +57,10 @@ class Chinese:
                 words.append(word.lower())
                 kinds.append(_KIND_OF.get(tag[0], 0))
         return words, kinds
+
+    def count(self, text: str) -> int:
+        """How many words a text has."""
+        return len(self.words(text)[0])
 
     def tagged(self, text: str) -> list[tuple[str, str]]:
         """Words and tags of a text as `jieba.posseg.lcut(text)` has them."""
@@ -99,7 +100,7 @@ class Chinese:
             end = start + 1
             piece = block[start]
             top, top_end = None, end
-            weight: float | None | int = weight_of(piece, 0)  # 0: begins no word
+            weight: float | int | None = weight_of(piece, 0)  # 0: begins no word
             while weight != 0:
                 if weight is not None:
                     value = weight + best[end]

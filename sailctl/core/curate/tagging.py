@@ -38,13 +38,14 @@ _ONLY_CLOSERS = re.compile(r"""[\])}>"'»”’\s]+""")
 
 
 class Tagger(Protocol):
-    """Tokenizer and tagger of a language, with the names and versions that make numbers comparable."""
-
-    tokenizer: str
-    tagger: str
+    """Tokenizer and tagger of a language."""
 
     def words(self, text: str) -> Words:
         """The words of a text, each with its kind."""
+        ...
+
+    def count(self, text: str) -> int:
+        """How many words a text has."""
         ...
 
 
@@ -53,7 +54,28 @@ def tagger_of(language: str, english: str = "textblob") -> Tagger:
     """The tagger of a language ("en" or "zh"). Raises MissingExtra or UsageError where it is not there."""
     if language == "zh":
         return Chinese()
-    return {"textblob": TextBlobEnglish, "nltk": NltkEnglish}[english]()
+    return TextBlobEnglish() if english == "textblob" else NltkEnglish()
+
+
+def tools(english: str = "textblob") -> dict[str, dict[str, str]]:
+    """Tokenizer and tagger of each language with their versions: what makes numbers comparable.
+
+    Raises MissingExtra where a package is not installed, UsageError for a tagger of English that does not exist.
+    """
+    if english not in TAGGERS:
+        raise UsageError(f"--tagger {english}: should be {' or '.join(TAGGERS)}")
+    version = {}
+    for package in ("textblob", "nltk", "jieba"):
+        try:
+            version[package] = metadata.version(package)
+        except metadata.PackageNotFoundError as error:
+            raise MissingExtra(package, "curate") from error
+    nltk, jieba = f"nltk {version['nltk']}", f"jieba {version['jieba']}"
+    tagger = f"textblob {version['textblob']} PatternTagger" if english == "textblob" else f"{nltk} {_NLTK_DATA}"
+    return {
+        "en": {"tokenizer": f"{nltk} NLTKWordTokenizer", "tagger": tagger},
+        "zh": {"tokenizer": jieba, "tagger": f"{jieba} posseg"},
+    }
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -86,7 +108,6 @@ class _Tokens:
             from nltk.tokenize import NLTKWordTokenizer
         except ImportError as error:
             raise MissingExtra("textblob", "curate") from error
-        self.name = f"nltk {metadata.version('nltk')} NLTKWordTokenizer"
         self._tokenize = NLTKWordTokenizer().tokenize
         self._then = then
         self._known: dict[str, Any] = {}
@@ -141,8 +162,6 @@ class TextBlobEnglish:
             raise MissingExtra("textblob", "curate") from error
         self._find_tags = parser.find_tags
         self._tokens = _Tokens(self._tagged)
-        self.tokenizer = self._tokens.name
-        self.tagger = f"textblob {metadata.version('textblob')} PatternTagger"
 
     def words(self, text: str) -> Words:
         """The words of a text, each with its kind."""
@@ -153,6 +172,10 @@ class TextBlobEnglish:
                 words += some
                 kinds += of_them
         return words, kinds
+
+    def count(self, text: str) -> int:
+        """How many words a text has."""
+        return sum(len(some) for sentence in sentences(text) for some, _ in self._tokens.of(sentence))
 
     def _tagged(self, tokens: list[str], first: bool) -> tuple[tuple[str, ...], bytes]:
         tagged = self._find_tags(tokens if first else [_NO_CONTEXT, *tokens])[0 if first else 1 :]
@@ -174,8 +197,6 @@ class NltkEnglish:
                 f"--tagger nltk: NLTK's data {_NLTK_DATA} are not there; get them with: python -m nltk.downloader "
                 f"{_NLTK_DATA}, set NLTK_DATA to their folder, or leave --tagger out"
             ) from None
-        self.tokenizer = self._tokens.name
-        self.tagger = f"nltk {metadata.version('nltk')} {_NLTK_DATA}"
 
     def words(self, text: str) -> Words:
         """The words of a text, each with its kind."""
@@ -188,3 +209,9 @@ class NltkEnglish:
                     words.append(token.lower())
                     kinds.append(kind_of_penn(tag))
         return words, kinds
+
+    def count(self, text: str) -> int:
+        """How many words a text has; nothing is tagged for it."""
+        return sum(
+            is_word(token) for sentence in sentences(text) for some in self._tokens.of(sentence) for token in some
+        )

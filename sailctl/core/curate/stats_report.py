@@ -1,0 +1,200 @@
+"""The statistics of a pass for people, as in Table 1 of SAIL-VL's paper, and two passes side by side."""
+
+from __future__ import annotations
+
+import json
+from math import hypot
+from pathlib import Path
+from typing import Any
+
+from sailctl.core.curate.passes import PASS_FILE, SUMMARY_FILE
+from sailctl.core.curate.text_stats import FIGURES
+from sailctl.core.errors import DataError, UsageError
+
+Table = tuple[str, list[str], list[list[str]]]
+
+_ALL = "all sources"
+_TITLES = {"length": "avg len", "2-gram": "uni 2-gram", "3-gram": "uni 3-gram", "noun": "noun", "verb": "verb",
+           "adj": "adj"}  # fmt: skip
+_SPREADS = {"length_en": "words (en)", "length_zh": "characters (zh)", "images": "pictures", "width": "width",
+            "height": "height", "tokens": "tokens", "tiles": "tiles", "targets": "supervised tokens"}  # fmt: skip
+_SHOWN = ("mean", "min", "p5", "p50", "p95", "max")
+_LANGUAGES_SHOWN = 4
+
+
+def tables(stats: dict[str, Any]) -> list[Table]:
+    """Table 1, the sources, and distributions over all of them."""
+    made = [
+        (
+            "captions",
+            ["dataset", "lang", "captions", "sample", *_TITLES.values()],
+            [[*_named(row), *(_with_interval(row[name]) for name in FIGURES)] for row in stats["table"]],
+        )
+    ]
+    sources = [(one["source"], one) for one in stats["sources"]]
+    if len(sources) > 1:
+        sources.append((_ALL, stats["all"]))
+    made.append(
+        (
+            "sources",
+            ["source", "samples", "broken", "languages"],
+            [
+                [name, f"{one['samples']:,}", f"{sum(one['broken'].values()):,}", _shares(one["languages"])]
+                for name, one in sources
+            ],
+        )
+    )
+    spread = stats["all"]["distributions"]
+    rows = [
+        [title, *(_short(spread[name][column]) for column in _SHOWN)]
+        for name, title in _SPREADS.items()
+        if name in spread
+    ]
+    made.append(("distributions", ["of each sample", *_SHOWN], rows))
+    if "comparison" in stats:
+        made.append(_comparison(stats["comparison"], stats["against"]))
+    return [table for table in made if table[2]]
+
+
+def lines(stats: dict[str, Any]) -> list[str]:
+    """What the tables rest on: reasons of broken samples, tools, sample sizes."""
+    said = []
+    broken = stats["all"]["broken"]
+    if broken:
+        said.append("broken: " + ", ".join(f"{reason} {count:,}" for reason, count in broken.items()))
+    languages = {row["lang"] for row in stats["table"]}
+    for language in sorted(languages):
+        tool = stats["tools"][language]
+        said.append(f"{language}: {tool['tokenizer']}, {tool['tagger']}")
+    if languages:
+        said.append(
+            f"avg len: words (en), characters (zh); uni: different ones ÷ captions, of samples of {stats['sample']:,} "
+            f"at most (seed {stats['seed']}); ± half of the 95% interval"
+        )
+    if small := [row for row in stats["table"] if row["sample"] < stats["sample"]]:
+        names = ", ".join(f"{row['source'] or _ALL} {row['lang']} ({row['sample']:,})" for row in small)
+        said.append(f"smaller samples, not comparable with full ones: {names}")
+    if not stats["table"]:
+        said.append("no English and no Chinese captions: nothing to count words of")
+    return said
+
+
+def compare(stats: dict[str, Any], other: Path) -> list[dict[str, Any]]:
+    """The figures of a pass and of another one, row by row: difference and its 95% interval.
+
+    Rows are those of the same source and language; where either has one source, it is compared whatever its name.
+    Raises UsageError where the samples' sizes, the taggers or the tokenizers differ, naming both; DataError where the
+    other is not there.
+    """
+    theirs = read_stats(other)
+    languages = {row["lang"] for row in stats["table"]} & {row["lang"] for row in theirs["table"]}
+    for language in sorted(languages):
+        for tool in ("tokenizer", "tagger"):
+            ours, others = stats["tools"][language][tool], theirs["tools"][language][tool]
+            if ours != others:
+                raise UsageError(
+                    f"--against {other}: its {tool} of {language} is {others}, here it is {ours}; figures of different "
+                    f"ones are not comparable: make both with one"
+                )
+    pairs = _pairs(stats["table"], theirs["table"])
+    if not pairs:
+        raise UsageError(f"--against {other}: has no source and language in common with this")
+    for mine, one in pairs:
+        if mine["sample"] != one["sample"]:
+            least = min(mine["sample"], one["sample"])
+            raise UsageError(
+                f"--against {other}: {_label(one)} is a sample of {one['sample']:,} captions, {_label(mine)} here one "
+                f"of {mine['sample']:,}; counts of different things depend on it: make both with --sample {least}"
+            )
+    return [
+        {
+            "source": mine["source"],
+            "against": one["source"],
+            "lang": mine["lang"],
+            "sample": mine["sample"],
+            **{name: _difference(mine[name], one[name]) for name in FIGURES},
+        }
+        for mine, one in pairs
+    ]
+
+
+def with_comparison(stats: dict[str, Any], other: Path | None) -> dict[str, Any]:
+    """The statistics, with what `compare` says if there is another pass."""
+    return stats if other is None else {**stats, "against": str(other), "comparison": compare(stats, other)}
+
+
+def read_stats(folder: Path) -> dict[str, Any]:
+    """What a finished pass of statistics said. Raises DataError where there is none."""
+    try:
+        if json.loads((folder / PASS_FILE).read_text(encoding="utf-8")).get("pass") == "stats":
+            found: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+            return found
+    except (OSError, ValueError, AttributeError):
+        pass
+    raise DataError(f"{folder}: holds no finished sailctl curate stats; give the --out of one")
+
+
+def _comparison(compared: list[dict[str, Any]], other: str) -> Table:
+    rows = []
+    for row in compared:
+        label = row["source"] or _ALL
+        label += "" if row["source"] == row["against"] else f" - {row['against'] or _ALL}"
+        cells = [
+            f"{row[name]['difference']:+.4g} ±{_half(row[name]['ci95']):.2g}"
+            + ("*" if row[name]["ci95"][0] > 0 or row[name]["ci95"][1] < 0 else "")
+            for name in FIGURES
+        ]
+        rows.append([label, row["lang"], f"{row['sample']:,}", *cells])
+    title = f"minus {other} (*: 0 is outside the 95% interval)"
+    return title, ["dataset", "lang", "sample", *_TITLES.values()], rows
+
+
+def _pairs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    pairs = []
+    for language in ("en", "zh"):
+        mine = [row for row in ours if row["lang"] == language]
+        other = [row for row in theirs if row["lang"] == language]
+        if len(mine) == len(other) == 1:
+            pairs.append((mine[0], other[0]))
+            continue
+        by_source = {row["source"]: row for row in other}
+        pairs += [(row, by_source[row["source"]]) for row in mine if row["source"] in by_source]
+    return pairs
+
+
+def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    difference = ours["value"] - theirs["value"]
+    half = hypot(_half(ours["ci95"]), _half(theirs["ci95"]))  # samples that know nothing of each other
+    return {
+        "ours": ours["value"],
+        "theirs": theirs["value"],
+        "difference": difference,
+        "ci95": [difference - half, difference + half],
+    }
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['source'] or _ALL} ({row['lang']})"
+
+
+def _named(row: dict[str, Any]) -> list[str]:
+    return [row["source"] or _ALL, row["lang"], f"{row['captions']:,}", f"{row['sample']:,}"]
+
+
+def _with_interval(figure: dict[str, Any]) -> str:
+    return f"{figure['value']:.4g} ±{_half(figure['ci95']):.2g}"
+
+
+def _half(interval: list[float]) -> float:
+    return (interval[1] - interval[0]) / 2
+
+
+def _shares(languages: dict[str, int]) -> str:
+    total = sum(languages.values())
+    shown = [f"{code} {count / total:.1%}" for code, count in list(languages.items())[:_LANGUAGES_SHOWN]]
+    rest = sum(list(languages.values())[_LANGUAGES_SHOWN:])
+    return ", ".join([*shown, *([f"other {rest / total:.1%}"] if rest else [])])
+
+
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
