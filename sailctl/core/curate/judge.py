@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.curate.judge_ask import Asking, Chunk, Drawn, chunks, unjudged_line
+from sailctl.core.curate.judge_ask import Asking, Chunk, Drawn, nothing_line, unjudged_line
 from sailctl.core.curate.judge_engine import JudgeEngine
 from sailctl.core.curate.judge_people import compare, shared_items
 from sailctl.core.curate.judge_tasks import MAX_REFERENCES, TASKS, JudgeTask
-from sailctl.core.curate.judge_verdicts import Verdicts, counted, has_failed, opinions_of, summarise
+from sailctl.core.curate.judge_verdicts import Asked, Verdicts, has_failed, opinions_of, summarise
 from sailctl.core.curate.opinions import OPINIONS, PERSON, read_opinions, write_opinions
 from sailctl.core.curate.pairs import ReferencePath, References, open_references
 from sailctl.core.curate.parts import Data, Part, open_data
@@ -101,7 +101,7 @@ class JudgeRequest:
             assert isinstance(place, References)
             place.build(source, made.reporter)
         work, answers = made.out / WORK, made.out / ANSWERS
-        listed = chunks(drawn)
+        listed = drawn.chunks()
         # one event loop keeps hundreds of questions in flight: more processes are for those who ask for them
         workers = Workers(1 if self.engine.kind == "local" else self.processes or 1, self.ray)
         sizes = {chunk.name: chunk.stop - chunk.first for chunk in listed}
@@ -113,19 +113,29 @@ class JudgeRequest:
                         self.max_unjudged, engine if alone else None, tick)  # fmt: skip
         run_tasks(asking, listed, answers, workers, made.reporter, "judge", sizes)
         tables = [file_of(answers, chunk) for chunk in listed]
-        asked, unread, examples = counted(tables)
-        if unread > self.max_unjudged * asked:
+        asked = Asked()
+        for path in tables:
+            asked.add(path)
+        if not asked.samples:
+            raise DataError(nothing_line(asked.not_asked))
+        if asked.unread > self.max_unjudged * asked.samples:
             for path in tables:
-                if has_failed(path):
+                if has_failed(path):  # their journals stand: the same command asks what failed, and nothing else
                     path.unlink()
-            raise DataError(unjudged_line(unread, asked, examples))
+            raise DataError(unjudged_line(asked.unread, asked.samples, asked.examples))
         verdicts = Verdicts(made.data, drawn, task, answers, minimums)
         sizes = {part.name: part.stop - part.first for part in made.data.parts}
         run_tasks(verdicts, made.data.parts, made.out / VERDICTS, made.workers, made.reporter, "verdicts", sizes)
         name = made.parameters["model"]
         write_opinions(made.out / OPINIONS, opinions_of(tables, task, name))
         summary = summarise(list(made.tables()), made.data, task)
-        about = {"task": self.task, "rubric": task.rubric, "model": name, "prompts": task.versions(), "asked": asked}
+        about = {
+            "task": self.task,
+            "rubric": task.rubric,
+            "model": name,
+            "prompts": task.versions(),
+            "asked": asked.samples,
+        }
         shutil.rmtree(work, ignore_errors=True)
         made.finish({**about, **summary})
 

@@ -36,6 +36,7 @@ class Drawn:
 
     ordinals: tuple[np.ndarray | None, ...]
     sizes: tuple[int, ...]
+    chunk: int  # samples of a chunk
 
     @classmethod
     def of(cls, data: Data, samples: int | None, seed: int) -> Drawn:
@@ -48,19 +49,30 @@ class Drawn:
                 drawn = [permute(place, len(source), seed, number, 0) for place in range(samples)]
                 found.append(np.sort(np.array(drawn, dtype=np.int64)))
         sizes = tuple(len(s) if o is None else len(o) for s, o in zip(data.sources, found, strict=True))
-        return cls(tuple(found), sizes)
+        return cls(tuple(found), sizes, CHUNK)
 
     def ordinal(self, source: int, place: int) -> int:
         """The ordinal of the sample at a place of a source's draw."""
         ordinals = self.ordinals[source]
         return place if ordinals is None else int(ordinals[place])
 
-    def places(self, part: Part) -> tuple[int, int]:
-        """The places, first and stop, of the samples of a part that are drawn."""
-        ordinals = self.ordinals[part.source]
-        if ordinals is None:
-            return part.first, part.stop
-        return int(np.searchsorted(ordinals, part.first)), int(np.searchsorted(ordinals, part.stop))
+    def chunks(self) -> list[Chunk]:
+        """All chunks, in order."""
+        return [one for source, size in enumerate(self.sizes) for one in self._chunks(source, 0, size)]
+
+    def chunks_of(self, part: Part) -> list[Chunk]:
+        """The chunks in which the samples of a part are judged that are drawn."""
+        first, stop, ordinals = part.first, part.stop, self.ordinals[part.source]
+        if ordinals is not None:
+            first, stop = int(np.searchsorted(ordinals, first)), int(np.searchsorted(ordinals, stop))
+        return self._chunks(part.source, first // self.chunk * self.chunk, stop) if stop > first else []
+
+    def _chunks(self, source: int, first: int, stop: int) -> list[Chunk]:
+        size = self.sizes[source]
+        return [
+            Chunk(source, start, min(start + self.chunk, size), f"{source:03d}/{start:010d}")
+            for start in range(first, stop, self.chunk)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +83,6 @@ class Chunk:
     first: int
     stop: int
     name: str
-
-
-def chunks(drawn: Drawn) -> list[Chunk]:
-    """All chunks, in order."""
-    return [
-        Chunk(source, first, min(first + CHUNK, size), f"{source:03d}/{first:010d}")
-        for source, size in enumerate(drawn.sizes)
-        for first in range(0, size, CHUNK)
-    ]
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,18 @@ class _Book:
         self.done += 1
         if self.asking.tick is not None:
             self.asking.tick(self.chunk.name, self.done)
+
+
+def nothing_line(not_asked: dict[str, int]) -> str:
+    """Why there was nothing to ask about any sample."""
+    reasons = {
+        "no_reference": "no reference has their id or their pictures; see what --reference names",
+        "no_question": "conversations without a question; --task quality is for captions",
+        "no_caption": "nothing is said of the pictures; give --captions",
+        "no_image": "there is no picture to judge by",
+    }
+    told = "; ".join(f"{count:,} samples: {reasons.get(why, why)}" for why, count in not_asked.items())
+    return f"there is nothing to judge: {told or 'no sample can be read'}"
 
 
 def unjudged_line(unread: int, asked: int, examples: Sequence[dict[str, Any]]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sailctl.core.curate.agreement import Agreement, Mean, mean, percent_agreement, ratio
-from sailctl.core.curate.judge_ask import CHUNK, COLUMNS, FAILED, JUDGED, NOT_ASKED, UNPARSED, Chunk, Drawn
+from sailctl.core.curate.judge_ask import COLUMNS, FAILED, JUDGED, NOT_ASKED, UNPARSED, Drawn
 from sailctl.core.curate.judge_tasks import JudgeTask
 from sailctl.core.curate.opinions import MODEL
 from sailctl.core.curate.parts import Data, Part
@@ -68,10 +68,9 @@ class Verdicts:
         """Answers by ordinal, in the order of rounds."""
         import pyarrow.parquet as pq
 
-        first, stop = self.drawn.places(part)
         found: dict[int, list[dict[str, Any]]] = {}
-        for start in range(first // CHUNK * CHUNK, stop, CHUNK) if stop > first else ():
-            path = file_of(self.answers, Chunk(part.source, start, start, f"{part.source:03d}/{start:010d}"))
+        for chunk in self.drawn.chunks_of(part):
+            path = file_of(self.answers, chunk)
             inside = [("ordinal", ">=", part.first), ("ordinal", "<", part.stop)]
             columns = ["ordinal", "round", "state", "detail", *self.task.criteria]
             for record in pq.read_table(path, columns=columns, filters=inside, partitioning=None).to_pylist():
@@ -94,21 +93,29 @@ def opinions_of(tables: Sequence[Path], task: JudgeTask, model: str) -> Iterator
                             yield {**place, **told, "judge": f"{MODEL}{model}"}
 
 
-def counted(tables: Sequence[Path]) -> tuple[int, int, list[dict[str, Any]]]:
-    """Samples asked about, those without a readable answer, and a few records of such."""
-    import pyarrow.parquet as pq
+@dataclass
+class Asked:
+    """What the tables of answers hold: samples asked about, those without a readable answer with a few examples, and
+    why the others were not asked about."""
 
-    asked = unread = 0
-    examples: list[dict[str, Any]] = []
-    for path in tables:
+    samples: int = 0
+    unread: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    not_asked: dict[str, int] = field(default_factory=dict)
+
+    def add(self, path: Path) -> None:
+        """Count a table."""
+        import pyarrow.parquet as pq
+
         table = pq.read_table(path, columns=["ordinal", "state", "key", "detail"], partitioning=None)
         states = np.array(table["state"].to_pylist(), dtype=object)
         ordinals = table["ordinal"].to_numpy()
-        wrong = (states == UNPARSED) | (states == FAILED)
-        asked += len(np.unique(ordinals[states != NOT_ASKED]))
-        unread += len(np.unique(ordinals[wrong]))
-        examples += table.take(np.flatnonzero(wrong)[: 2 - len(examples)]).to_pylist() if len(examples) < 2 else []
-    return asked, unread, examples
+        wrong, unasked = (states == UNPARSED) | (states == FAILED), states == NOT_ASKED
+        self.samples += len(np.unique(ordinals[~unasked]))
+        self.unread += len(np.unique(ordinals[wrong]))
+        self.examples += table.take(np.flatnonzero(wrong)[: max(0, 2 - len(self.examples))]).to_pylist()
+        for why in table["detail"].take(np.flatnonzero(unasked)).to_pylist():
+            self.not_asked[why] = self.not_asked.get(why, 0) + 1
 
 
 def has_failed(path: Path) -> bool:
