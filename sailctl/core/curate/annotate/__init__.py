@@ -1,0 +1,1 @@
+"""Annotation: people judge samples in a page of their browser; their answers become opinions as a model's do."""
