@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import random
-import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import pytest
 from PIL import Image
 
 from sailctl.core.bench.questions import Questions, questions
-from sailctl.core.bench.tsv import Table
 from sailctl.core.errors import DataError, UsageError
 from tests.helpers_bench import b64, benchmark, choice, png, write_tsv
 
@@ -22,53 +19,6 @@ from tests.helpers_bench import b64, benchmark, choice, png, write_tsv
 def load(tmp_path: Path, rows: list[dict[str, Any]], **changes: Any) -> Questions:
     write_tsv(tmp_path / "MMStar.tsv", rows)
     return questions(benchmark(**changes), tmp_path)
-
-
-def test_cells_are_split_as_pandas_splits_them(tmp_path: Path) -> None:
-    path = tmp_path / "T.tsv"
-    path.write_bytes(
-        b'\xef\xbb\xbfindex\tquestion\tanswer\r\n1\t"two\nlines, a ""word"" and a\ttab"\tx\r\n\r\n'
-        b'2\ta 6" ruler\ty\n3\tshort row\n4\t"quoted" and more\tz'
-    )
-    table = Table(path)
-    rows = list(table)
-    assert table.columns == ("index", "question", "answer")
-    assert [row.cells for row in rows] == [
-        {"index": "1", "question": 'two\nlines, a "word" and a\ttab', "answer": "x"},
-        {"index": "2", "question": 'a 6" ruler', "answer": "y"},
-        {"index": "3", "question": "short row", "answer": ""},
-        {"index": "4", "question": "quoted and more", "answer": "z"},
-    ]
-    assert [row.line for row in rows] == [3, 5, 6, 7]
-    assert [table.row(row.offset) for row in rows] == [row.cells for row in rows]
-
-
-def test_any_table_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    drawn = random.Random(0)
-    alphabet = ['"', "\n", "\t", "a", "é", "中", " ", "'", "[", "\r\n"]
-    rows = [
-        {"index": str(index), **{name: "".join(drawn.choices(alphabet, k=drawn.randrange(6))) for name in "abc"}}
-        for index in range(300)
-    ]
-    table = Table(write_tsv(tmp_path / "T.tsv", rows))
-    assert [row.cells for row in table] == rows
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b'1\t"never closed\n2\tx\n', "the quote opened in line 2 is never closed"),
-        (b"1\ta\tb\tc\n", "line 2 has 4 cells, the header 2"),
-        (b"1\t\xff\n", "line 2 is not UTF-8"),
-        (b'1\t"\xff"\n', "line 2 is not UTF-8"),
-        (b"1\ta\rb\n", "line 2 holds a carriage return outside of quotes"),
-    ],
-)
-def test_what_is_no_table_is_refused_by_line(tmp_path: Path, body: bytes, message: str) -> None:
-    path = tmp_path / "T.tsv"
-    path.write_bytes(b"index\tquestion\n" + body)
-    with pytest.raises(DataError, match=re.escape(message)):
-        list(Table(path))
 
 
 def test_no_table_names_the_file_and_its_columns(tmp_path: Path) -> None:

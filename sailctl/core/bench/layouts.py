@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.bench.references import cells_of
-from sailctl.core.bench.tsv import Row, plain_index
 from sailctl.core.data.index import BrokenTar, walk_tar
 from sailctl.core.data.layouts import IMAGE_SUFFIXES, parse_json
+from sailctl.core.data.tsv import Row, plain_index
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.files import list_shards
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sailctl.core.bench.layouts import THERE, ReadFile, Records
 from sailctl.core.bench.references import INDEXES, LOOKED_FOR, PICTURES, is_field
-from sailctl.core.bench.tsv import Row
+from sailctl.core.data.tsv import Row
 from sailctl.core.errors import DataError, SampleError, UsageError
 
 PICTURE_ROWS = 16  # decoded at a time

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from sailctl.core.bench.cells import cell, decoded, is_reference, is_shown, listed, unit_of, wrong_row
+from sailctl.core.bench.cells import unit_of, wrong_row
 from sailctl.core.bench.layouts import Records, find_records
 from sailctl.core.bench.prompts import Prompt, Rule, prompt, rule_of
 from sailctl.core.bench.references import LOOKED_FOR, OWN_METRICS, PICTURES, references_of
-from sailctl.core.bench.tsv import Row, Table, plain_index
+from sailctl.core.data.cells import cell, is_reference, is_shown, picture_file, pictures
+from sailctl.core.data.tsv import Row, Table, plain_index
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.images import image_size
 
@@ -235,30 +236,14 @@ class Questions(Sequence[Question]):
         """The encoded pictures of a row, in the row's order. Raises SampleError."""
         if isinstance(self._table, Records):
             return self._table.images(offset, self._file)
-        shown = cell(cells, "image")
-        if not shown:
-            return tuple(self._file(name) for name in listed(cell(cells, "image_path")) if name)
-        if is_reference(shown):
-            if (place := self._places.get(shown)) is None:
-                raise SampleError("bad_image", f"image {shown!r} is neither base64 nor another row's index")
-            shown = cell(self._table.row(place), "image")
-            if not shown or is_reference(shown):
-                raise SampleError("no_image", "the row whose image it repeats has none of its own")
-        return tuple(decoded(text) for text in listed(shown))
+        return pictures(cells, self._repeated, self._file)
+
+    def _repeated(self, index: str) -> Mapping[str, str] | None:
+        place = self._places.get(index)
+        return None if place is None else self._table.row(place)
 
     def _file(self, name: str) -> bytes:
-        """A picture named by a path, looked for where VLMEvalKit keeps a dataset's pictures and beside the table."""
-        root = self.path.parent.resolve()
-        for folder in (root / "images" / self.benchmark.dataset, root / "images", root):
-            path = (folder / name).resolve()
-            if not path.is_relative_to(root):
-                raise SampleError("unsafe_path", f"image_path {name!r} leaves {root}")
-            if path.is_file():
-                try:
-                    return path.read_bytes()
-                except OSError as error:
-                    raise SampleError("unreadable", f"{path}: {error.strerror}") from None
-        raise SampleError("no_image", f"image_path {name!r}: no such file in {root} or {root / 'images'}")
+        return picture_file(name, self.path, self.benchmark.dataset)
 
 
 def questions(benchmark: Benchmark, root: Path, *, seed: int = SEED) -> Questions:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sailctl.core.bench.headline import Found, Headline, ItemScore, ScoringError, headline, mmvet_without_judge
 from sailctl.core.bench.judge_proxy import ALIAS
 from sailctl.core.bench.scorer_run import TIMEOUT_S, find_python, run
-from sailctl.core.bench.tsv import Table
+from sailctl.core.data.tsv import Table
 from sailctl.core.errors import DataError, SailctlError
 from sailctl.core.files import atomic_write
 

@@ -23,7 +23,7 @@ from sailctl.core.bench.scorer import Job, Scored, needed_columns, score_all
 from sailctl.core.bench.scorer_run import find_python
 from sailctl.core.bench.suite_results import SAMPLES, SampleWriter, averages, compare_published, entry, failure
 from sailctl.core.bench.suites import Benchmark, Suite
-from sailctl.core.bench.tsv import Table
+from sailctl.core.data.tsv import Table
 from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
 from sailctl.core.files import atomic_write, write_json
 from sailctl.core.records import Score

@@ -2,7 +2,7 @@
 
 Cells are split as pandas' `read_csv(sep="\\t")` splits them, for that is how VLMEvalKit reads the same files: a cell
 that opens with a double quote may hold tabs and line ends, a doubled quote in it is one, blank lines are no rows, a row
-that is short has empty cells at its end. What the cells mean is `questions.py`'s business.
+that is short has empty cells at its end. Pictures in cells: `cells.py`; what is asked is bench's business.
 """
 
 from __future__ import annotations
