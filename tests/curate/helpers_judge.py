@@ -38,12 +38,12 @@ Says = Callable[[Question], str | int]  # what is said, or the status of a refus
 
 
 class JudgeStub:
-    """Serves while it is entered; `asked` counts requests and `answered` answers by question, keys that were wrong."""
+    """Serves while it is entered; `asked` counts requests and `answered` answers by text and seed; keys that were wrong."""
 
     def __init__(self, says: Says, *, pause_s: float = 0.0) -> None:
         self.says, self.pause_s = says, pause_s
-        self.asked: Counter[tuple[str, bool]] = Counter()
-        self.answered: Counter[tuple[str, bool]] = Counter()
+        self.asked: Counter[tuple[str, int]] = Counter()
+        self.answered: Counter[tuple[str, int]] = Counter()
         self.images: Counter[int] = Counter()
         self.wrong_keys = 0
         self.lock = threading.Lock()
@@ -93,7 +93,7 @@ class JudgeStub:
         question = Question(text, sum(part["type"] == "image_url" for part in parts), bool(body.get("temperature")))
         with self.lock:
             self.wrong_keys += request.headers.get("Authorization") != f"Bearer {KEY}"
-            self.asked[text, question.warm] += 1
+            self.asked[text, body.get("seed", 0)] += 1
             self.images[question.images] += 1
         time.sleep(self.pause_s)
         said = self.says(question)
@@ -103,7 +103,7 @@ class JudgeStub:
         choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
         send(request, 200, json.dumps({"id": "x", "object": "chat.completion", "choices": [choice]}).encode())
         with self.lock:
-            self.answered[text, question.warm] += 1
+            self.answered[text, body.get("seed", 0)] += 1
 
 
 def send(request: BaseHTTPRequestHandler, status: int, body: bytes) -> None:

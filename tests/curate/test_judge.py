@@ -305,7 +305,7 @@ def test_a_draw_is_exact_seeded_and_grows(tmp_path: Path) -> None:
 
     def drawn(out: str, *words: object) -> set[str]:
         both = ("--data", tmp_path / "few.tar", "--reference", data)
-        report = judged(stub, data, tmp_path / out, "--max-unjudged", 1, *both, *words)
+        report = judged(stub, data, tmp_path / out, *both, *words)
         assert report["sources"]["few"]["not_asked"] == {"no_reference": 2}, "all of a source that has no more"
         rows = [row for row in read_rows(tmp_path / out) if row["source"] == "data"]
         assert len(rows) == 50 and {row["judged"] for row in rows} <= {"judged", "not_drawn"}

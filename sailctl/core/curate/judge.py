@@ -27,6 +27,7 @@ from sailctl.core.errors import DataError, UsageError
 from sailctl.core.records import Sample
 from sailctl.core.reporter import Reporter
 
+PARTS_A_PROCESS = 8
 WORK, ANSWERS = "work", "answers"  # folders: what goes when all is done, and the tables of answers
 
 
@@ -72,7 +73,7 @@ class JudgeRequest:
         try:
             name = self.engine.model if engine is None else engine.model
             told = self._parameters(task, str(name), found, minimums)
-            made = Pass("judge", self.out, told, data, default_workers(self.processes, self.ray), reporter)
+            made = Pass("judge", self.out, told, data, self._workers(len(data.parts)), reporter)
             if not made.open():
                 self._judge(made, task, drawn, found, minimums, engine)
         finally:
@@ -167,6 +168,13 @@ class JudgeRequest:
         }
 
     # --- the options ---------------------------------------------------------------------------------------------
+
+    def _workers(self, parts: int) -> Workers:
+        """Who makes the verdicts; starting a process takes as long as some parts do."""
+        usual = default_workers(self.processes, self.ray)
+        return Workers(
+            usual.processes if self.processes else min(usual.processes, 1 + parts // PARTS_A_PROCESS), self.ray
+        )
 
     def _check(self) -> None:
         if self.task not in TASKS:
