@@ -134,7 +134,8 @@ class TestAnswers:
         assert [row["value"] for row in rows[5:]] == [5.0, 6.0, 7.0, 8.0]
 
     def test_agreement_and_means_by_hand(self) -> None:
-        items = [thing(n, "ann", "bo", reference="r") for n in range(10)] + [thing(10, "ann", reference="r")]
+        people = [("ann", "bo"), ("bo", "ann")]  # whoever had it first is on no other side for that
+        items = [thing(n, *people[n % 2], reference="r") for n in range(10)] + [thing(10, "ann", reference="r")]
         ann, bo = (Answers(("preference",), range(11)) for _ in range(2))
         for number, (one, other) in enumerate(zip([1] * 5 + [-1] * 5, [1] * 4 + [-1] * 5 + [1], strict=True)):
             ann.state[number], bo.state[number] = {"preference": one}, {"preference": other}

@@ -37,7 +37,8 @@ def agreed(items: Sequence[Item], answers: dict[str, Answers]) -> dict[str, dict
     for item in items:
         if len(item.annotators) < 2:
             continue
-        first, second = (answers[name] for name in item.annotators)
+        # In the order of the list of people, whoever had it first: κ of two people is then Cohen's, sides and all.
+        first, second = (answers[name] for name in answers if name in item.annotators)
         if first.is_complete(item.number) and second.is_complete(item.number):
             for field in first.fields:
                 criterion = field.rpartition(".")[2]
