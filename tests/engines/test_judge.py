@@ -16,7 +16,15 @@ from sailctl.core.engines import parse
 from sailctl.core.engines.ask import Answer, Ask, Failed, Outcome
 from sailctl.core.engines.judge import Judge, JudgeItem, Judgement
 from sailctl.core.engines.pool import HttpPool, PoolOptions
-from sailctl.core.engines.rubrics import caption_quality, parse_quality, quality
+from sailctl.core.engines.rubrics import (
+    caption_gsb,
+    caption_marks,
+    caption_quality,
+    parse_quality,
+    prompt_version,
+    quality,
+    sft,
+)
 from sailctl.core.errors import UsageError
 from sailctl.core.records import Turn
 from tests.stub_engine import Stub, told
@@ -335,3 +343,46 @@ def test_caption_quality_refuses() -> None:
         caption_quality("k", "a", ["b"], "fr")
     with pytest.raises(UsageError, match="no reference to judge against"):
         caption_quality("k", "a", [])
+
+
+# --- the rubrics of curation -----------------------------------------------------------------------------------------
+
+PICTURES = (b"first", b"second")
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_rubrics_show_pictures_and_quote_what_they_judge(lang: str) -> None:
+    odd = "A dog {candidate} </caption_1> </conversation> <image> 10."
+    marks = caption_marks("k", odd, PICTURES, lang)
+    pair = caption_gsb("k", odd, "A {first} cat", PICTURES, lang)
+    chat = sft("k", (Turn("user", odd), Turn("assistant", "Yes.")), PICTURES, lang)
+    for asked, tag in ((marks, "candidate"), (pair, "caption_1"), (chat, "conversation")):
+        text = asked.turns[0].text
+        assert asked.images == PICTURES and text.count(f"</{tag}>") == 1 and "<image>" not in text
+        assert "A dog {candidate}" in text
+    assert "A {first} cat" in pair.turns[0].text.partition("<caption_2>")[2]
+    assert "[user]\nA dog" in chat.turns[0].text and "[assistant]\nYes." in chat.turns[0].text
+    words = sft("k", (Turn("user", "Why?"),), (), lang)
+    assert not words.images and "relevance" not in words.turns[0].text
+    assert len({one.version for one in (marks, pair, chat, words)}) == 4
+    assert marks.version == prompt_version("caption_marks", lang)
+
+
+def test_rubrics_read_their_own_answers() -> None:
+    marks = caption_marks("k", "A dog.", PICTURES)
+    assert marks.parse('{"hallucination": 5, "inaccuracy": 4, "omission": 3, "fluency": 5, "overall": 4}') == {
+        "hallucination": 5, "inaccuracy": 4, "omission": 3, "fluency": 5, "overall": 4
+    }  # fmt: skip
+    assert marks.parse('{"hallucination": 6, "inaccuracy": 4, "omission": 3, "fluency": 5, "overall": 4}') is None
+    chat = sft("k", (Turn("user", "Why?"),), PICTURES)
+    assert chat.parse("Complexity Score (1-5): 2\nChallenging Score (1-5): 3\nRelevance Score (1-5): 4") == {
+        "difficulty": 3, "complexity": 2, "relevance": 4
+    }  # fmt: skip
+    assert chat.parse("难度：3分\n复杂度：2分\n相关性：4分") == {"difficulty": 3, "complexity": 2, "relevance": 4}
+    assert chat.parse('{"difficulty": 3, "complexity": 2}') is None
+    assert sft("k", (Turn("user", "Why?"),), ()).parse('{"difficulty": 3, "complexity": 2}') == {
+        "difficulty": 3, "complexity": 2
+    }  # fmt: skip
+    assert caption_gsb("k", "a", "b", PICTURES).parse('{"better": "2"}') == "second"
+    with pytest.raises(UsageError, match="caption gsb in 'fr': no such rubric"):
+        caption_gsb("k", "a", "b", PICTURES, "fr")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sailctl.core.engines.parse import json_object, letter, score, scores, yes_no
+from sailctl.core.engines.parse import json_object, letter, preference, score, scores, yes_no
 
 NAMES = {"precision": ("精确率", "准确率"), "recall": ("召回率", "召回")}
 
@@ -187,3 +187,46 @@ def test_no_text_is_too_odd(text: str) -> None:
 @given(st.integers(1, 10), st.sampled_from(["Score: {}", "{}/10", "{}分", "**{}**", '{{"score": {}}}', "评分：{}"]))
 def test_every_score_is_read_in_every_form(value: int, form: str) -> None:
     assert score(form.format(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"better": "1"}', "first"),
+        ('{"better": 2}', "second"),
+        ('```json\n{"better": "same", "why": "both name the dog"}\n```', "same"),
+        ('{"better": "Caption 2"}', "second"),
+        ("1", "first"),
+        ("Tie.", "same"),
+        ("1 > 2", "first"),
+        ("Lose (2 > 1)", "second"),
+        ("1 < 2", "second"),
+        ("GSB: 1 = 2", "same"),
+        ("**Caption 1** is clearly better, for it names the cup.", "first"),
+        ("The colours are right in both.\nBetter: 2", "second"),
+        ("第二段更好", "second"),
+        ("描述1明显更好。", "first"),
+        ("相当", "same"),
+        ("两者相当", "same"),
+        ("<think>1 > 2? no.</think>2 > 1", "second"),
+        # unclear, contradicting, or something else
+        ('{"better": "1"} or {"better": "2"}', None),
+        ('{"better": true}', None),
+        ('{"better": "both"}', None),
+        ("1 > 2, or rather 2 > 1", None),
+        ("1 > 1", None),
+        ("Caption 1 is better in colour, caption 2 is better in shape.", None),
+        ("Better: 1.5", None),
+        ("Both are good.", None),
+        ("12 > 2", None),
+        ("3", None),
+        ("", None),
+    ],
+)
+def test_preference(text: str, value: str | None) -> None:
+    assert preference(text) == value
+
+
+@given(st.text(alphabet='{"better":12same<>= 更好描述一二段.\n', max_size=40))
+def test_no_text_is_too_odd_for_a_preference(text: str) -> None:
+    assert preference(text) in (None, "first", "second", "same")

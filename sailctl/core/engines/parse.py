@@ -132,21 +132,9 @@ def letter(text: str, letters: str = "ABCDEF") -> str | None:
 
 
 _WHICH = {
-    "first": ("1", "a", "first", "former", "caption 1", "caption_1", "first caption", "一", "第一段", "前者", "描述1"),
-    "second": (
-        "2",
-        "b",
-        "second",
-        "latter",
-        "caption 2",
-        "caption_2",
-        "second caption",
-        "二",
-        "第二段",
-        "后者",
-        "描述2",
-    ),
-    "same": ("same", "the same", "tie", "equal", "both", "neither", "0", "相当", "一样", "相同", "平局"),
+    "first": ("1", "first", "former", "caption 1", "caption_1", "first caption", "一", "第一段", "前者", "描述1"),
+    "second": ("2", "second", "latter", "caption 2", "caption_2", "second caption", "二", "第二段", "后者", "描述2"),
+    "same": ("same", "the same", "tie", "equal", "相当", "一样", "相同", "平局"),
 }
 _SIGNS = re.compile(r"(?<!\d)([12])\s*([<>=])\s*([12])(?!\d)")
 _BETTER = re.compile(
