@@ -73,7 +73,7 @@ class StatsRequest:
     def next(self, result: dict[str, Any]) -> str:
         """The command that usually comes next."""
         if result["lengths"]:
-            return f"sailctl plan --recipe {self.recipe} --lengths {self.out}/{LENGTHS}"
+            return f"sailctl plan --recipe {self.recipe} --stage {result['recipe']['stage']} --lengths {self.out}/{LENGTHS}"
         return f"sailctl curate filter --data {self.data[0]} --out filtered"
 
 

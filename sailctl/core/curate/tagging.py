@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib import metadata
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Protocol
 
 from sailctl.core.curate.chinese import Chinese
@@ -34,6 +36,7 @@ _SENTENCE_END = re.compile(rf"([.!?]{_ABBREVIATIONS}(?<!\b[A-Z]\.)[\"'”’)\]]
 # Strings of which the tokenizer's answer is known: asking costs more than all the rest of a word.
 _PLAIN = re.compile(r"([A-Za-z]+(?:-[A-Za-z]+)*)('s)?([.,;:!?])?")
 _FUSED = re.compile("cannot|gimme|gonna|gotta|lemme|wanna", re.IGNORECASE)  # words that it parts
+_FIRST, _SECOND = itemgetter(0), itemgetter(1)
 _ONLY_CLOSERS = re.compile(r"""[\])}>"'»”’\s]+""")
 
 
@@ -113,25 +116,24 @@ class _Tokens:
         self._known: dict[str, Any] = {}
         self._edges: dict[tuple[str, bool, bool], Any] = {}
 
-    def of(self, sentence: str) -> Iterator[Any]:
+    def of(self, sentence: str) -> list[Any]:
         """What `then` made of each part of a sentence, in order."""
         parts = sentence.split(" ")
         last = len(parts) - 1
         if _ONLY_CLOSERS.fullmatch(parts[last]):
-            yield self._then(self._tokenize(sentence), True)
-            return
-        yield self._edge(parts[0], True, last == 0)
+            return [self._then(self._tokenize(sentence), True)]
+        first = self._edge(parts[0], True, last == 0)
         if last == 0:
-            return
+            return [first]
         known = self._known
-        for part in parts[1:last]:
-            found = known.get(part)
-            if found is None:
-                if len(known) >= _KNOWN:
-                    known.clear()
-                found = known[part] = self._then(self._ask(part, False, False), False)
-            yield found
-        yield self._edge(parts[last], False, True)
+        found = list(map(known.get, parts[1:last]))
+        if None in found:
+            if len(known) >= _KNOWN:
+                known.clear()
+            for place, part in enumerate(parts[1:last]):
+                if found[place] is None:
+                    found[place] = known[part] = self._then(self._ask(part, False, False), False)
+        return [first, *found, self._edge(parts[last], False, True)]
 
     def _edge(self, part: str, first: bool, last: bool) -> Any:
         key = (part, first, last)
@@ -168,9 +170,9 @@ class TextBlobEnglish:
         words: list[str] = []
         kinds = bytearray()
         for sentence in sentences(text):
-            for some, of_them in self._tokens.of(sentence):
-                words += some
-                kinds += of_them
+            found = self._tokens.of(sentence)
+            words += chain.from_iterable(map(_FIRST, found))
+            kinds += b"".join(map(_SECOND, found))
         return words, kinds
 
     def count(self, text: str) -> int:
