@@ -11,7 +11,7 @@ import pytest
 
 from sailctl.core.data.cells import picture_file, pictures
 from sailctl.core.data.tsv import Table
-from sailctl.core.errors import DataError
+from sailctl.core.errors import DataError, SampleError
 from tests.helpers_bench import write_tsv
 
 

@@ -1,0 +1,84 @@
+"""`sailctl curate dedup`: find samples that are there more than once, and keep the best of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sailctl.commands._options import (
+    CaptionsOpt,
+    CuratedOpt,
+    DryRunOpt,
+    ImageRootOpt,
+    JsonOpt,
+    OutOpt,
+    PassRayOpt,
+    ProcessesOpt,
+)
+
+S = typer.Option
+
+
+def dedup(
+    data: CuratedOpt = None,
+    out: OutOpt = None,
+    image_root: ImageRootOpt = None,
+    captions: CaptionsOpt = None,
+    by: Annotated[
+        str,
+        S(
+            "--by",
+            help="A duplicate has the same picture and text (sample), or just one of them; several with commas.",
+            metavar="sample|image|text",
+        ),
+    ] = "sample",
+    scope: Annotated[
+        str,
+        S(
+            "--scope",
+            help="Look for duplicates everywhere, in one source, or between two.",
+            metavar="all|within|across",
+        ),
+    ] = "all",
+    keep: Annotated[
+        str,
+        S("--keep", help="Of duplicates the first, the one of most pixels or words.", metavar="first|largest|longest"),
+    ] = "first",
+    prefer: Annotated[
+        list[str] | None,
+        S("--prefer", help="Keep samples of this source before others, then --keep; repeatable.", metavar="SOURCE"),
+    ] = None,
+    image_distance: Annotated[
+        float, S("--image-distance", help="Grey levels pictures may be apart where they are farthest apart.")
+    ] = 8.0,
+    text_distance: Annotated[
+        float, S("--text-distance", help="Share of words that may be inserted, deleted or replaced.")
+    ] = 0.2,
+    processes: ProcessesOpt = None,
+    ray: PassRayOpt = None,
+    dry_run: DryRunOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Find exact and near duplicates; verdicts say which go, and for which sample that stays.
+
+    Examples
+
+    $ sailctl curate dedup --data shards --out curated/dedup
+
+    $ sailctl curate dedup --data mix.yaml --by image --keep largest --out OUT
+
+    $ sailctl curate dedup --data a.tar --data b.tar --prefer b --out OUT
+    """
+    from sailctl.commands import output
+    from sailctl.core.curate.duplicates import DedupRequest, describe
+
+    request = DedupRequest(
+        data or [], out, image_root, captions, by, scope, keep, prefer or [], image_distance, text_distance, processes,
+        ray,
+    )  # fmt: skip
+    with output.Reporter(json=json) as reporter:
+        result = request.perform(reporter, dry_run=dry_run)
+    output.emit_result(result, *describe(result), json=json)
+    if not json and not dry_run:
+        output.next_command(f"sailctl curate write --data DATA --verdicts {out} --out SHARDS")

@@ -1,0 +1,225 @@
+"""Pairs of samples that may be duplicates: those that share a key, found bucket by bucket, and looked at.
+
+Keys of many parts are sorted into a run; a bucket is a range of keys, read from every run. What is held at once is a
+run's keys, or a bucket's and the signatures of some of its pairs, whatever the size of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sailctl.core.curate.pictures import FAR
+from sailctl.core.curate.relations import PROPOSAL_COLUMNS, Remembered, Rules, proposals
+from sailctl.core.curate.signatures import Signatures, u64
+
+PARTS_A_RUN = 50
+KEYS_A_BUCKET = 2_000_000
+LARGEST_GROUP = 256  # samples of one key that are all compared with one another; larger groups are cut, alike by alike
+PAIRS_AT_ONCE = 20_000
+COLUMNS = ("key", "sample", "content", "bits")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Parts `first` up to `stop`, whose keys make a file."""
+
+    first: int
+    stop: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Keys from `low` to `high`, both included."""
+
+    low: int
+    high: int
+    name: str
+
+
+def runs_of(parts: int) -> list[Run]:
+    """All parts, cut in runs."""
+    starts = range(0, parts, PARTS_A_RUN)
+    return [Run(first, min(first + PARTS_A_RUN, parts), f"{number:06d}") for number, first in enumerate(starts)]
+
+
+def buckets_of(samples: int, keys_a_sample: int) -> list[Bucket]:
+    """All keys, cut in ranges of about `KEYS_A_BUCKET`; by the number of samples alone."""
+    count = max(1, -(-samples * keys_a_sample // KEYS_A_BUCKET))
+    bounds = [number * (1 << 64) // count for number in range(count + 1)]
+    return [Bucket(low, high - 1, f"{number:06d}") for number, (low, high) in enumerate(pairwise(bounds))]
+
+
+@dataclass(frozen=True)
+class SortKeys:
+    """The keys of a run's samples by one relation, sorted."""
+
+    signatures: Signatures
+    by: str
+
+    def __call__(self, run: Run) -> Any:
+        """Columns key, sample, content, bits."""
+        starts = self.signatures.starts
+        found: list[tuple[np.ndarray, ...]] = []
+        for place in range(run.first, run.stop):
+            table = self.signatures.table(place, PROPOSAL_COLUMNS)
+            keys, content = proposals(table, self.by)
+            counts = [len(one) for one in keys]
+            bits = np.array(table["bits"].to_pylist(), dtype=np.uint64)
+            numbers = starts[place] + np.arange(len(table))
+            joined = np.concatenate([np.empty(0, dtype=np.uint64), *keys])
+            found.append((joined, *(np.repeat(column, counts) for column in (numbers, content, bits))))
+        columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+        order = np.lexsort((columns[1], columns[0]))
+        return _table(dict(zip(COLUMNS, (column[order] for column in columns), strict=True)))
+
+
+@dataclass(frozen=True)
+class FindPairs:
+    """The duplicates among samples that share a key of a bucket, as pairs with distances."""
+
+    signatures: Signatures
+    runs: tuple[Path, ...]
+    by: str
+    rules: Rules
+
+    def __call__(self, bucket: Bucket) -> Any:
+        """Columns one, other (numbers of samples), image, text (distances)."""
+        keys, samples, content, bits = self._read(bucket)
+        found: list[tuple[np.ndarray, ...]] = [_NOTHING]
+        for one, other, key in _batches(_groups(keys, samples, content, bits, self.by)):
+            found.append(self._look(one, other, key))
+        columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+        order = np.lexsort((columns[1], columns[0]))
+        return _table(dict(zip(("one", "other"), (column[order] for column in columns), strict=True)))
+
+    def _read(self, bucket: Bucket) -> list[np.ndarray]:
+        """The rows of a bucket from all runs, by key, then by sample."""
+        import pyarrow.parquet as pq
+
+        found = [[np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(0, np.uint64)]]
+        for path in self.runs:
+            opened = pq.ParquetFile(path)
+            for group in range(opened.num_row_groups):
+                told = opened.metadata.row_group(group).column(0).statistics
+                if told is not None and told.has_min_max and (told.max < bucket.low or told.min > bucket.high):
+                    continue
+                table = opened.read_row_group(group)
+                keys = table["key"].to_numpy()
+                first = np.searchsorted(keys, np.uint64(bucket.low), side="left")
+                stop = np.searchsorted(keys, np.uint64(bucket.high), side="right")
+                found.append([table[name].to_numpy()[first:stop] for name in COLUMNS])
+        columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+        order = np.lexsort((columns[1], columns[0]))
+        return [column[order] for column in columns]
+
+    def _look(self, one: np.ndarray, other: np.ndarray, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those pairs that are duplicates; a pair with several keys in common is looked at under the least of them."""
+        numbers = np.unique(np.concatenate([one, other]))
+        column = "text_keys" if self.by == "text" else "picture_keys"
+        keys = _matrix([u64(data) for data in self.signatures.take(numbers, (column,))[column]])
+        left, right = np.searchsorted(numbers, one), np.searchsorted(numbers, other)
+        chunks = [slice(start, start + 2000) for start in range(0, len(one), 2000)]
+        ours = np.concatenate([_are_first(keys[left[some]], keys[right[some]], key[some]) for some in chunks])
+        one, other = one[ours], other[ours]
+        if not len(one):
+            return _NOTHING
+        remembered = Remembered(self.signatures, np.unique(np.concatenate([one, other])))
+        joined, _, _ = remembered.related(remembered.places(one), remembered.places(other), self.rules)
+        return one[joined], other[joined]
+
+
+_NOTHING = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+def _matrix(keys: list[np.ndarray]) -> np.ndarray:
+    """Keys of samples as rows of one length, the last of each repeated; a row of ones for a sample without any."""
+    width = max(1, *map(len, keys))
+    found = np.full((len(keys), width), np.iinfo(np.uint64).max, dtype=np.uint64)
+    for row, some in zip(found, keys, strict=True):
+        if len(some):
+            row[: len(some)], row[len(some) :] = some, some[-1]
+    return found
+
+
+def _are_first(left: np.ndarray, right: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Whether two samples (keys, a row each) have no lower key in common than the one they met under."""
+    shared = (left[:, :, None] == right[:, None, :]).any(axis=2)
+    return ~(shared & (left < keys[:, None])).any(axis=1)
+
+
+def _groups(
+    keys: np.ndarray, samples: np.ndarray, content: np.ndarray, bits: np.ndarray, by: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.uint64]]:
+    """Pairs to look at (samples, samples) under each key: of equal ones each with the first, of others all with all."""
+    cuts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, dtype=np.int64)
+    for start, stop in zip(cuts, np.append(cuts[1:], len(keys)), strict=True):
+        if stop - start < 2:
+            continue
+        group = slice(start, stop)
+        _, first, which = np.unique(content[group], return_index=True, return_inverse=True)
+        members, hashes = samples[group], bits[group]
+        again = np.ones(len(members), dtype=bool)
+        again[first] = False
+        if again.any():
+            yield members[first[which[again]]], members[again], keys[start]
+        for some in _cut(np.sort(first), members, hashes, content[group]):
+            a, b = np.triu_indices(len(some), 1)
+            one, other = some[a], some[b]
+            if by != "text":
+                close = np.bitwise_count(hashes[one] ^ hashes[other]) <= FAR
+                one, other = one[close], other[close]
+            if len(one):
+                yield members[np.minimum(one, other)], members[np.maximum(one, other)], keys[start]
+
+
+def _cut(rows: np.ndarray, members: np.ndarray, bits: np.ndarray, content: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of a group in pieces that may be compared all with all; of a large one pieces of neighbours by hash."""
+    if len(rows) <= LARGEST_GROUP:
+        yield rows
+        return
+    ordered = rows[np.lexsort((content[rows], bits[rows]))]
+    half = LARGEST_GROUP // 2
+    for start in range(0, len(ordered) - half, half):
+        yield ordered[start : start + LARGEST_GROUP]
+
+
+def _batches(pairs: Iterator[tuple[np.ndarray, np.ndarray, np.uint64]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Pairs, gathered and cut to `PAIRS_AT_ONCE`, each with its key."""
+    held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    count = 0
+    for one, other, key in pairs:
+        for start in range(0, len(one), PAIRS_AT_ONCE):
+            some = slice(start, start + PAIRS_AT_ONCE)
+            held.append((one[some], other[some], np.full(len(one[some]), key)))
+            count += len(held[-1][0])
+            if count >= PAIRS_AT_ONCE:
+                yield tuple(np.concatenate(column) for column in zip(*held, strict=True))
+                held, count = [], 0
+    if held:
+        yield tuple(np.concatenate(column) for column in zip(*held, strict=True))
+
+
+def _table(columns: dict[str, np.ndarray]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({name: pa.array(values) for name, values in columns.items()})
+
+
+def edges(paths: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of tables that `FindPairs` made, each once."""
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(path, columns=["one", "other"]) for path in paths]
+    one, other = (np.concatenate([table[name].to_numpy() for table in tables]) for name in ("one", "other"))
+    order = np.lexsort((other, one))
+    one, other = one[order], other[order]
+    fresh = np.ones(len(one), dtype=bool)
+    fresh[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+    return one[fresh], other[fresh]

@@ -1,0 +1,186 @@
+"""What makes two samples duplicates: the same picture with the same text, the same picture, or the same text.
+
+A relation proposes by keys, and decides by looking at what is remembered of both samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sailctl.core.curate import pictures, wording
+from sailctl.core.curate.signatures import Signatures, u32, u64
+from sailctl.core.errors import UsageError
+
+BY = ("sample", "image", "text")
+COLUMNS = ("id", "pictures", "pixel_hash", "text_hash", "copies", "bits", "asked", "answered")
+FAR = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """By what samples are compared, and how far apart they may be: grey levels of pictures, share of words of texts."""
+
+    by: tuple[str, ...] = ("sample",)
+    image: float = pictures.NEAR
+    text: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.by or any(one not in BY for one in self.by):
+            raise UsageError(f"--by {','.join(self.by) or '(nothing)'}: give {', '.join(BY)}, several with commas")
+        if not 0 <= self.image <= 64:
+            raise UsageError(f"--image-distance {self.image:g}: give grey levels from 0 to 64")
+        if not 0 <= self.text <= 0.5:
+            raise UsageError(f"--text-distance {self.text:g}: give a share of words from 0 to 0.5")
+
+
+class Remembered:
+    """Samples' signatures in memory, by their numbers, which rise."""
+
+    def __init__(self, signatures: Signatures, numbers: np.ndarray) -> None:
+        self.numbers = numbers
+        self.columns = signatures.take(numbers, COLUMNS)
+        self.sources = signatures.source_of(numbers)
+        self.pictures = np.array(self.columns["pictures"], dtype=np.int64)
+        first = [data[: pictures.COPY_BYTES] or bytes(pictures.COPY_BYTES) for data in self.columns["copies"]]
+        self.coarse = pictures.coarse(np.frombuffer(b"".join(first), np.uint8).reshape(-1, pictures.COPY_BYTES))
+        self.bits = np.array(self.columns["bits"], dtype=np.uint64)
+        texts = zip(self.columns["asked"], self.columns["answered"], strict=True)
+        self.words = np.array([(len(asked) + len(answered)) // 4 for asked, answered in texts], dtype=np.int64)
+
+    def places(self, numbers: np.ndarray) -> np.ndarray:
+        """Where samples are among these."""
+        return np.searchsorted(self.numbers, numbers)
+
+    def distances(self, left: np.ndarray, right: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
+        """Of pairs of places how far pictures and texts are apart; infinity for more than the rules allow.
+
+        Pairs that no relation of the rules can join any more may have infinity in either.
+        """
+        image, text = np.full(len(left), FAR), np.full(len(left), FAR)
+        needs_both = rules.by == ("sample",)
+        if set(rules.by) & {"sample", "image"}:
+            image = self._image_distances(left, right, rules.image)
+        if set(rules.by) & {"sample", "text"}:
+            for pair in np.flatnonzero(np.isfinite(image)) if needs_both else range(len(left)):
+                text[pair] = self._text_distance(int(left[pair]), int(right[pair]), rules.text)
+        return image, text
+
+    def related(self, left: np.ndarray, right: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which pairs of places are duplicates, and the distances of their pictures and texts."""
+        image, text = self.distances(left, right, rules)
+        near_image, near_text = np.isfinite(image), np.isfinite(text)
+        joined = np.zeros(len(left), dtype=bool)
+        if "sample" in rules.by:
+            joined |= near_image & near_text
+        if "image" in rules.by:
+            joined |= near_image & (self.pictures[left] > 0)
+        if "text" in rules.by:
+            enough = np.minimum(self.words[left], self.words[right]) >= wording.FEWEST
+            joined |= near_text & enough & self._numbers_agree(left, right, near_text & enough)
+        return joined, image, text
+
+    def _numbers_agree(self, left: np.ndarray, right: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(left), dtype=bool)
+        for pair in np.flatnonzero(wanted):
+            found[pair] = wording.same_numbers(self._words(int(left[pair])), self._words(int(right[pair])))
+        return found
+
+    def _words(self, place: int) -> np.ndarray:
+        return u32(self.columns["asked"][place] + self.columns["answered"][place])
+
+    def _image_distances(self, left: np.ndarray, right: np.ndarray, at_most: float) -> np.ndarray:
+        """0 for pairs without pictures, or of equal pixels; blank ones are never near."""
+        hashes, counts, bits = self.columns["pixel_hash"], self.pictures, self.bits
+        found = np.array([0.0 if hashes[a] == hashes[b] else FAR for a, b in zip(left, right, strict=True)])
+        unsure = np.isinf(found) & (counts[left] == counts[right]) & (bits[left] != 0) & (bits[right] != 0)
+        unsure &= np.bitwise_count(bits[left] ^ bits[right]) <= pictures.FAR
+        for some in _chunks(np.flatnonzero(unsure), 4096):
+            unsure[some] = pictures.may_be_near(self.coarse[left[some]], self.coarse[right[some]], at_most)
+        for some in _chunks(np.flatnonzero(unsure), 512):
+            found[some] = self._copies_apart(left[some], right[some], counts[left[some]])
+        found[found > at_most] = FAR
+        return found
+
+    def _copies_apart(self, left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The largest difference over the pictures of each pair, taken in their order."""
+        copies = self.columns["copies"]
+        stacked = [
+            np.frombuffer(b"".join(copies[place] for place in side), np.uint8).reshape(-1, pictures.COPY_BYTES)
+            for side in (left, right)
+        ]
+        apart = np.empty(len(stacked[0]))
+        for some in _chunks(np.arange(len(apart)), 512):
+            apart[some] = pictures.difference(stacked[0][some], stacked[1][some])
+        return np.maximum.reduceat(apart, np.concatenate([[0], np.cumsum(counts)[:-1]]))
+
+    def _text_distance(self, left: int, right: int, at_most: float) -> float:
+        columns = self.columns
+        if columns["text_hash"][left] == columns["text_hash"][right]:
+            return 0.0
+        if (
+            columns["answered"][left] != columns["answered"][right]
+            and columns["asked"][left] != columns["asked"][right]
+        ):
+            lengths = [len(columns["answered"][place]) // 4 for place in (left, right)]
+            if min(lengths) <= wording.SHORT_ANSWER:
+                return FAR
+        both = self._words(left), self._words(right)
+        if not columns["pictures"][left] and not wording.same_numbers(*both):
+            return FAR
+        return wording.text_difference(*both, at_most)
+
+
+def _chunks(places: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(places), size):
+        yield places[start : start + size]
+
+
+def proposals(table: Any, by: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """Of the samples of a signature table the keys they are looked up by, and a uint64 of what makes equal ones equal.
+
+    `table` has the columns that `proposal_columns` names.
+    """
+    rows = table.to_pydict()
+    keys: list[np.ndarray] = []
+    content = np.zeros(len(table), dtype=np.uint64)
+    for place in range(len(table)):
+        of_picture, of_text = rows["pixel_hash"][place], np.uint64(rows["text_hash"][place])
+        pixels = u64(of_picture[:8] or bytes(8))
+        is_mute = not of_text and (by == "text" or not of_picture)
+        is_short = by == "text" and rows["words"][place] < wording.FEWEST
+        if rows["reason"][place] or is_mute or is_short or (by == "image" and not of_picture):
+            keys.append(np.empty(0, dtype=np.uint64))
+            continue
+        if by == "text" or not of_picture:
+            keys.append(np.append(u64(rows["text_keys"][place]), of_text))
+        else:
+            keys.append(u64(rows["picture_keys"][place]))
+        content[place] = {"text": of_text, "image": pixels[0]}.get(by, pictures.mix(pixels + np.uint64(1))[0] ^ of_text)
+    return keys, content
+
+
+PROPOSAL_COLUMNS = ("reason", "words", "pixel_hash", "text_hash", "picture_keys", "text_keys", "bits")
+
+
+def as_rules(by: str, image: float, text: float) -> Rules:
+    """Rules as a user writes them."""
+    return Rules(tuple(dict.fromkeys(part.strip() for part in by.split(",") if part.strip())), image, text)
+
+
+def kinds(columns: Mapping[str, Sequence[Any]], one: int, other: int, image: float, text: float) -> str:
+    """In what two duplicates agree: bytes, pixels (and words), or nearly in the image, the text or both."""
+    if columns["id"][one] == columns["id"][other]:
+        return "bytes"
+    same_pixels = columns["pixel_hash"][one] == columns["pixel_hash"][other]
+    same_text = columns["text_hash"][one] == columns["text_hash"][other]
+    if same_pixels and same_text:
+        return "pixels"
+    if not np.isfinite(text):
+        return "image"
+    if not np.isfinite(image) or same_pixels:
+        return "text"
+    return "image" if same_text else "both"
