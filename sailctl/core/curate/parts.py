@@ -75,12 +75,18 @@ class Data:
 
 
 def open_data(
-    paths: Sequence[str], *, image_root: str | None = None, captions: str | None = None, textless: bool = False
+    paths: Sequence[str],
+    *,
+    image_root: str | None = None,
+    captions: str | None = None,
+    verdicts: Sequence[str] = (),
+    textless: bool = False,
 ) -> Data:
     """Index the sources at paths as --data takes them: data, or mixture files.
 
-    `image_root` is for data alone; `captions` are sidecars of the only source. With `textless` pictures that nothing is
-    said of are samples too. Raises UsageError where a path is wrong, nothing is there or two sources have one name.
+    `image_root` is for data alone; `captions` are sidecars of the only source. `verdicts` drop samples of every source,
+    beside those that mixtures name. With `textless` pictures that nothing is said of are samples too. Raises UsageError
+    where a path is wrong, nothing is there or two sources have one name.
     """
     if not paths:
         raise UsageError("no data: give --data PATH, a file, folder, glob or URL of samples, or a mixture file")
@@ -89,7 +95,7 @@ def open_data(
         raise UsageError(f"--captions {captions}: belongs to one source, but --data gives {len(configs)}")
     changes = {"image_root": image_root, "captions": captions}
     given = {name: value for name, value in changes.items() if value is not None}
-    configs = [config.model_copy(update=given) for config in configs]
+    configs = [config.model_copy(update={**given, "verdicts": [*config.verdicts, *verdicts]}) for config in configs]
     names = [config.name for config in configs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--data: two sources are called {twice[0]}; verdicts tell sources apart by their names")
