@@ -49,8 +49,8 @@ def anneal(
         str | None,
         S(
             "--then",
-            help="With --run: train branches on and bench that, too; instruction.",
-            metavar="sft:RECIPE[:STAGE]",
+            help="With --run: train branches on and bench that, too.",
+            metavar="sft:RECIPE[:STAGE][,KEY=VALUE]",
         ),
     ] = None,
     bench_trunk: Annotated[

@@ -25,6 +25,7 @@ EXTRAS = {
     "npu": ("torch-npu", "Ascend NPUs"),
     "lmdeploy": ("lmdeploy", "serving a captioner"),
     "bench": ("ms-vlmeval", "public benchmarks through VLMEvalKit"),
+    "curate": ("jieba", "Chinese words in sailctl curate"),
     "annotate": ("starlette", "the page of sailctl curate annotate"),
     "ray": ("ray", "data work on several machines"),
     "remote": ("s3fs", "data sources behind s3://"),

@@ -22,7 +22,7 @@ SHARD_SUFFIXES = (".tar", ".parquet", ".jsonl", ".json")
 _REFUSED = {
     errno.EFBIG,
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }
 
 
@@ -171,6 +171,12 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     fsync_dir(path.parent)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, unless it is there. Raises StorageError where the disk refuses."""
+    with storage_errors(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -175,6 +175,12 @@ def test_options_as_people_write_them() -> None:
     assert Then.parse("sft:tiny") == Then("tiny", "instruction")
     assert Then.parse("sft:tiny:knowledge") == Then("tiny", "knowledge")
     assert Then.parse("sft:a/b:preference").folder == "sft-b-preference"
+    short = Then.parse("sft:tiny,train.max_samples=1600")
+    assert short == Then("tiny", "instruction", ("train.max_samples=1600",))
+    assert short.name == "sft:tiny:instruction,train.max_samples=1600"
+    assert short.folder == "sft-tiny-instruction-train.max_samples-1600"
+    with pytest.raises(UsageError, match="recipe tiny has no stage instuction; give knowledge or instruction"):
+        Then.parse("sft:tiny:instuction")
     for text in ("tiny", "sft:", "pretrain:tiny", "sft:tiny:advance"):
         with pytest.raises(UsageError, match="--then"):
             Then.parse(text)

@@ -189,17 +189,76 @@ def test_wrong_use_is_one_line_before_anything_is_trained(
 def test_dry_runs_train_nothing_and_say_what_would_be_done(here: Path, tmp_path: Path, trained: list[int]) -> None:
     options = (*SMALL, "--workspace", tmp_path, "--workers", 2, "--dry-run", "--json")
     quick = json.loads(sailctl("quick-eval", *TWO, "--rungs", "6,12", "--seeds", 2, *options).stdout)
-    assert quick["command"] == "quick-eval" and quick["datasets"] == "first 40, second 40" and quick["groups"] == "–"
-    assert quick["rungs"] == "6, 12 samples" and quick["samples on small rungs"] == "24"  # 2 datasets, 2 seeds of 6
+    assert quick["command"] == "quick-eval" and quick["datasets"] == {"first": 40, "second": 40}
+    assert quick["rungs"] == [6, 12] and quick["trials to begin with"] == 4  # 2 datasets, 2 seeds of 6
+    assert quick["least samples"] == 4 * 6 + 4 * 12  # and 2 seeds of 2 finalists at the full size
     assert quick["workers"] == "2 on cpu" and quick["stage"] == "toy alignment from the recipe"
     compose = json.loads(sailctl("compose-eval", *MIXED, "--group", "rest=o*,t*", *options).stdout)
-    assert compose["groups"] == "documents 40, rest 80"
-    assert compose["samples of one full-size run"] == "60"  # half, so that what is halved can be made up for
+    assert compose["groups"] == {"documents": 40, "rest": 80}
+    assert compose["rungs"] == [60]  # half, so that what is halved can be made up for
     words = ("incremental-eval", *MIXED, *TWO, "--rungs", "6,12", "--seeds", 1, *options)
-    assert json.loads(sailctl(*words).stdout)["samples on small rungs"] == "18"  # 2 candidates and the baseline
+    assert json.loads(sailctl(*words).stdout)["trials to begin with"] >= 2  # a candidate and the baseline
     shown = sailctl(*words[:-1])
     assert shown.exit_code == 0 and "plan: incremental-eval" in shown.stdout
     assert trained == [] and not (tmp_path / "trials").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("quick-eval", *TWO, "--rungs", "12,6"), "rungs = [12, 6]: should be rising"),
+        (("quick-eval", *TWO, "--rungs", "6", "--budget", "23"), "too small for one decision, which takes 24"),
+        (("compose-eval", *MIXED, "--samples", "110"), "the other groups hold 80 samples"),
+        (("compose-eval", *MIXED, "--group", "all=*"), "one group is no mixture"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(map(str, value)),
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    here: Path, tmp_path: Path, words: tuple[object, ...], message: str
+) -> None:
+    refused = sailctl(words[0], *SMALL, *words[1:], "--workspace", tmp_path, "--dry-run")
+    assert refused.exit_code == 2 and message in refused.stderr, refused.output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {name: a, path: open.jsonl, grup: x}", "bad.yaml, sources.0: unknown key 'grup'; did you mean 'group'?"),
+        ("- {name: a, path: open.jsonl, samples: lots}", "bad.yaml, sources.0: samples = 'lots'"),
+        ("- {name: a, path: open.jsonl}\n- {name: b}", "bad.yaml, sources.1: key 'path' is missing"),
+        ("- mixed", "bad.yaml: sources should be a list of sections, such as - {name: a, path: data/a}"),
+        ("- {name: a, path: open.jsonl}\n- {name: a, path: text.jsonl}", "two sources are called a"),
+    ],
+)
+def test_a_bad_mixture_file_is_one_line_naming_the_entry(here: Path, tmp_path: Path, text: str, message: str) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(f"sources:\n{text}\n")
+    for words in (("compose-eval", *SMALL, "--mixture", bad), ("quick-eval", *SMALL, *TWO, "--data", bad)):
+        refused = sailctl(*words, "--workspace", tmp_path / "workspace")
+        assert refused.exit_code == 2 and message in refused.stderr, refused.output
+    if "two sources" not in message:  # training tells sources apart by their places
+        trains = sailctl("pretrain", *SMALL[:4], "--data", bad, "--dry-run", "--device", "cpu")
+        assert trains.exit_code == 2 and message in trains.stderr, trains.output
+
+
+def test_datasets_of_one_file_name_are_told_apart_by_their_folders(here: Path, tmp_path: Path) -> None:
+    for name in ("b", "c"):
+        write_texts(tmp_path / name / "samples.jsonl", 0, 10)
+    paths = ("--data", tmp_path / "b/samples.jsonl", "--data", tmp_path / "c/samples.jsonl")
+    words = ("quick-eval", *SMALL, *paths, "--rungs", 6, "--workspace", tmp_path / "w", "--dry-run")
+    shown = sailctl(*words)
+    assert f"dataset b-samples: {tmp_path}/b/samples.jsonl, 10 samples" in shown.stderr, shown.output
+    assert "b-samples 10, c-samples 10" in shown.stdout
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(
+    here: Path, tmp_path: Path, trained: list[int]
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = ("quick-eval", *SMALL, *TWO, "--rungs", 6, "--workspace", tmp_path / "w", "--out", tmp_path / "file/out")
+    refused = sailctl(*words)
+    assert refused.exit_code == 1 and "cannot write" in refused.stderr and "Traceback" not in refused.output
+    assert trained == []
 
 
 def test_rungs_are_shares_of_the_full_size_worth_the_name(here: Path) -> None:
@@ -334,7 +393,7 @@ def test_a_mixture_is_composed_and_grown_by_the_papers_rule(
     options = (*SMALL, *MIXED, "--strategy", "paper", "--rungs", 24, "--workers", 1, "--workspace", tmp_path)
     shown = sailctl("compose-eval", *options)
     assert shown.exit_code == 0, shown.stderr
-    record = json.loads((tmp_path / "compose-eval" / "decision.json").read_text())
+    record = json.loads((tmp_path / "compose-eval-paper" / "decision.json").read_text())
     # 8 of each; 4 of one leave 10 of each other
     assert {one["name"]: (one["choice"], one["points"]) for one in record["decisions"]} == {
         "documents": ("halve", 2.0),
@@ -342,7 +401,7 @@ def test_a_mixture_is_composed_and_grown_by_the_papers_rule(
         "text": ("halve", 2.0),
     }
     assert record["mixture"] == {"documents": 20, "open": 40, "text": 20}
-    path = tmp_path / "compose-eval" / "mixture.yaml"
+    path = tmp_path / "compose-eval-paper" / "mixture.yaml"
     assert f"next: sailctl pretrain --stage alignment --recipe recipe --data {path}" in shown.stderr
     assert "# halve text: +2.00 points; 20.00 against 18.00, one run each" in path.read_text()
     trains = sailctl("pretrain", *SMALL[:4], "--data", path, "--dry-run", "--device", "cpu")
@@ -351,7 +410,7 @@ def test_a_mixture_is_composed_and_grown_by_the_papers_rule(
     more = ("--data", "data/first.jsonl", "--fdr", 0.3)
     grown = sailctl("incremental-eval", *options[:-1], tmp_path, *more)
     assert grown.exit_code == 0, grown.stderr
-    record = json.loads((tmp_path / "incremental-eval" / "decision.json").read_text())
+    record = json.loads((tmp_path / "incremental-eval-paper" / "decision.json").read_text())
     assert [(one["name"], one["choice"], one["points"]) for one in record["decisions"]] == [("first", "reject", -2.0)]
     assert record["mixture"] == {"documents": 40, "open": 40, "text": 40}
 
@@ -374,7 +433,8 @@ def test_joint_takes_no_trials_of_other_data_under_the_same_names(
     proposed = json.loads(result.stdout)
     assert all(one["seeds"] == 4 for one in proposed["decisions"]) and "gain" in proposed
     points = {one["name"]: one["points"] for one in proposed["decisions"]}
-    assert points["open"] < 0 < points["documents"]
+    assert points["documents"] < 0 < points["open"]  # of doubling its share
+    assert "next: sailctl compose-eval --mixture" in sailctl(*words[:-1]).stderr  # a guess is to be tried
 
 
 @pytest.mark.slow

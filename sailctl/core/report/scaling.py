@@ -254,11 +254,13 @@ def interval(bounds: Sequence[float], digits: int = 2) -> str:
 
 def _law_cells(fit: Fit) -> list[str]:
     law, (value, low, high) = fit.law.log_law, fit.law.next_score
-    doubling = f"{law.per_doubling:+.2f}" + interval(doubling_interval(law))
-    foretold = f"{value:.1f}" + interval((low, high), 1)
+    exact = law.n < 3 or not law.residual_sd > 1e-9  # a line through all points knows nothing of its own error
+    doubling = f"{law.per_doubling:+.2f}" + ("" if exact else interval(doubling_interval(law)))
+    foretold = f"{value:.1f}" + ("" if exact else interval((low, high), 1))
+    squared = "–" if exact else f"{law.r_squared:.3f}"
     preferred = {"either": "either", "log": "logarithmic", "saturating": "saturating"}[fit.law.preferred]
     preferred += "; growth not shown" if law.slope_ci[0] <= 0 <= law.slope_ci[1] and law.n > 2 else ""
-    numbers = [str(law.n), doubling, f"{law.r_squared:.3f}", short_count(fit.law.next_x), foretold]
+    numbers = [str(law.n), doubling, squared, short_count(fit.law.next_x), foretold]
     return [fit.series.name, *numbers, inside_of(fit.checks), preferred]
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sailctl.core.errors import UsageError
+from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.recipe import Recipe, Stage
 
 STAGES: tuple[str, ...] = get_args(Stage)
@@ -88,13 +89,26 @@ def named_sources(paths: Sequence[str]) -> list[dict[str, Any]]:
     for name, path in _named(paths):
         if path.endswith((".yaml", ".yml")) and "://" not in path:
             wanted = "a mixture; it should begin with sources:"
-            listed = read_yaml(Path(path), wanted).get("sources")
-            if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed) or not listed:
+            raw = read_yaml(Path(path), wanted)
+            if "sources" not in raw:
                 raise UsageError(f"{path}: is not {wanted}")
-            sources += listed
+            sources += _listed_sources(raw, path)
         else:
             sources.append({"name": name, "path": path})
     return sources
+
+
+def _listed_sources(raw: dict[str, Any], path: str) -> list[dict[str, Any]]:
+    """The sources of a mixture file, each of them valid. Raises UsageError naming the entry, the key and the value."""
+    listed = raw["sources"]
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed) or not listed:
+        raise UsageError(f"{path}: sources should be a list of sections, such as - {{name: a, path: data/a}}")
+    for number, one in enumerate(listed):
+        try:
+            SourceConfig.model_validate(one)
+        except ValidationError as error:
+            raise UsageError(explain(error, SourceConfig, f"{path}, sources.{number}")) from None
+    return listed
 
 
 def dump_recipe(recipe: Recipe) -> str:

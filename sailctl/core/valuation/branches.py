@@ -58,7 +58,7 @@ class BranchRequest:
         Raises UsageError where there is nothing to branch off, and for branches that were begun otherwise.
         """
         then = Then.parse(self.then) if self.then else None
-        then_recipe = load_recipe(then.recipe, then.stage)[0] if then else None
+        then_recipe = load_recipe(then.recipe, then.stage, list(then.overrides))[0] if then else None
         recipe = self._recipe()
         if dry_run:
             seat = find_seat()
@@ -118,6 +118,8 @@ class BranchRequest:
             self._check(step, checkpoint, curve)
         if missing:
             reporter.info(missing)
+        if then is not None and self.overrides and not then.overrides:
+            reporter.info(f"--set is for the branches; what {then.name} is to have instead goes behind it: ,KEY=VALUE")
         schedule = trunk_recipe(self.run).train.schedule
         if schedule != "constant":
             reporter.info(

@@ -7,7 +7,7 @@ a group of its own). Training commands take it too: --data MIXTURE.yaml.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -60,6 +60,27 @@ def _content(source: Source) -> str:
     return found.hexdigest()
 
 
+def open_candidates(
+    paths: Sequence[str], taken: Mapping[str, object], say: Callable[[str], None]
+) -> dict[str, list[Part]]:
+    """Datasets by name: a file's own, with its folder's before it where another one, or a group, is called the same.
+
+    What each is called, and how much it holds, is said.
+    """
+    opened = [open_parts(read_sources([path])) for path in paths]
+    names = [
+        Path(path).stem if len(parts) > 1 else parts[0].config.name for path, parts in zip(paths, opened, strict=True)
+    ]
+    found: dict[str, list[Part]] = {}
+    for path, parts, name in zip(paths, opened, names, strict=True):
+        folder = Path(path).parent.name
+        plain = name if (names.count(name) == 1 and name not in taken) or not folder else f"{folder}-{name}"
+        found[_unlike(plain, {*found, *taken})] = parts
+    for (name, parts), path in zip(found.items(), paths, strict=True):
+        say(f"dataset {name}: {path}, {sum(part.size for part in parts):,} samples")
+    return found
+
+
 def by_group(parts: Sequence[Part], rules: Sequence[str] = ()) -> dict[str, list[Part]]:
     """Parts by group: by the rules `NAME=PATTERN,PATTERN` over names and tags of sources (globs), else by their tag.
 
@@ -79,6 +100,18 @@ def by_group(parts: Sequence[Part], rules: Sequence[str] = ()) -> dict[str, list
             there = ", ".join(part.config.name for part in parts)
             raise UsageError(f"--group {text}: {', '.join(globs)} matches no source; sources: {there}")
     return groups
+
+
+def by_weight(sources: Sequence[SourceConfig]) -> list[SourceConfig]:
+    """Sources; where they have weights, as large a part of each as keeps the weights' proportions."""
+    if any(source.weight is None for source in sources):
+        return list(sources)
+    sizes = [part.size for part in open_parts(sources)]
+    scale = min(size / (source.weight or 1.0) for size, source in zip(sizes, sources, strict=True))
+    return [
+        source.model_copy(update={"samples": max(1, round(scale * (source.weight or 1.0))), "weight": None})
+        for source in sources
+    ]
 
 
 def sizes_of(groups: Groups) -> dict[str, int]:
@@ -136,8 +169,12 @@ def write_mixture(path: Path, groups: Groups, sizes: Mapping[str, int], remarks:
 
 
 def read_sources(paths: Sequence[str]) -> list[SourceConfig]:
-    """Sources of paths as --data takes them: data, or mixture files."""
-    return [SourceConfig.model_validate(raw) for raw in named_sources(paths)]
+    """Sources of paths as --data takes them: data, or mixture files. Raises UsageError for a name given twice."""
+    sources = [SourceConfig.model_validate(raw) for raw in named_sources(paths)]
+    names = [source.name for source in sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{', '.join(paths)}: two sources are called {twice[0]}; rename one, or tag both with a group")
+    return sources
 
 
 def overlap(one: Sequence[Part], other: Sequence[Part]) -> tuple[float, bool]:

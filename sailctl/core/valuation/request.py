@@ -9,24 +9,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sailctl.core.errors import SailctlError, UsageError
-from sailctl.core.files import write_json
+from sailctl.core.files import make_folder, write_json
 from sailctl.core.reporter import Reporter
-from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import parents
 from sailctl.core.train.inputs import make_missing_data
-from sailctl.core.valuation import verdicts
+from sailctl.core.valuation import telling, verdicts
 from sailctl.core.valuation.compose import compose, compose_like_the_paper
 from sailctl.core.valuation.incremental import incremental, incremental_like_the_paper
 from sailctl.core.valuation.ledger import Ledger, digest, workspace
-from sailctl.core.valuation.mixture import Part, by_group, open_parts, overlap, read_sources, sizes_of, write_mixture
+from sailctl.core.valuation.mixture import (
+    Part,
+    by_group,
+    by_weight,
+    open_candidates,
+    open_parts,
+    overlap,
+    read_sources,
+    sizes_of,
+    write_mixture,
+)
 from sailctl.core.valuation.quick import QuickPlan, quick
 from sailctl.core.valuation.race import Plan
+from sailctl.core.valuation.rehearsal import rehearse
 from sailctl.core.valuation.seam import Trial, Trials, allot
 from sailctl.core.valuation.suite import find_suite
+from sailctl.core.valuation.telling import Verdict
 from sailctl.core.valuation.trainer import Spec, facts_of
-from sailctl.core.valuation.verdicts import Verdict
 from sailctl.core.valuation.workshop import Workshop, parse_budget, parse_samples, workers_and_devices
 
 Command = Literal["quick-eval", "compose-eval", "incremental-eval"]
@@ -103,7 +113,20 @@ class EvalRequest:
             for line in self._warnings(ledger, spec, mixture, candidates):
                 reporter.info(line)
             if dry_run:
-                return verdicts.planned(self.command, plan, spec, workers, sizes_of(mixture), sizes_of(candidates))
+                in_samples = budget[0] if budget is not None and budget[1] == "samples" else None
+                first, least = rehearse(partial(self._decide, shop, plan, mixture, candidates), in_samples)
+                return telling.planned(
+                    self,
+                    plan,
+                    spec,
+                    workers,
+                    sizes_of(mixture),
+                    sizes_of(candidates),
+                    first,
+                    least,
+                    shop.foresee(least),
+                )
+            make_folder(self._out())
             if self.retry_failed and (count := shop.forget_failures()):
                 reporter.info(f"{count} failed trials are tried again")
             elif (known := ledger.decision(key)) is not None:
@@ -111,7 +134,7 @@ class EvalRequest:
             if budget is not None and budget[1] != "samples":
                 shop.gauge(_first(spec, plan, mixture, candidates))
             trials = shop.trials(budget)
-            result = self._decide(trials, shop, plan, sizes_of(mixture), sizes_of(candidates))
+            result = self._decide(shop, plan, mixture, candidates, trials)
             if failures := trials.counts["failed"]:
                 _tell(failures, trials.counts["trials"], ledger.first_error(set(shop.asked)), reporter)
             predicted, actual = shop.foretold(), ledger.seconds(set(shop.asked))
@@ -120,13 +143,18 @@ class EvalRequest:
                 "command": self.command,
                 "strategy": self.strategy,
                 "about": facts_of(spec),
-                "plan": plan_of(plan),
+                "plan": verdicts.plan_of(plan),
                 "datasets": list(candidates),
                 "trials": sorted(shop.asked),
                 "cost": trained | {"predicted_s": predicted, "actual_s": actual},
             }
             ledger.decide(key, self.command, asked, result)
         return self._finish(result, spec, mixture, candidates)
+
+    def _out(self) -> Path:
+        """Where record and mixture go: strategies do not write over one another's."""
+        own = self.command if self.strategy == "sequential" else f"{self.command}-{self.strategy}"
+        return self.out or self.workspace / own
 
     # --- what is judged ----------------------------------------------------------------------------------------------
 
@@ -138,15 +166,9 @@ class EvalRequest:
                 sources = read_sources([self.mixture])
             else:
                 make_missing_data(recipe, reporter)
-                sources = _by_weight(recipe)
+                sources = by_weight(recipe.data.sources)
             mixture = by_group(open_parts(sources), self.rules)
-        candidates: dict[str, list[Part]] = {}
-        for path in self.data:
-            parts = open_parts(read_sources([path]))
-            name = Path(path).stem if len(parts) > 1 else parts[0].config.name
-            while name in candidates or name in mixture:
-                name += "-2"
-            candidates[name] = parts
+        candidates = open_candidates(self.data, mixture, reporter.info)
         if self.command == "quick-eval" and len(candidates) < 2:
             raise UsageError("quick-eval ranks datasets: give --data twice or more")
         if self.command == "incremental-eval" and not candidates:
@@ -220,12 +242,13 @@ class EvalRequest:
 
     def _decide(
         self,
-        trials: Trials,
         shop: Workshop,
         plan: Plan | QuickPlan,
-        mixture: Mapping[str, int],
-        candidates: Mapping[str, int],
+        groups: Mapping[str, list[Part]],
+        datasets: Mapping[str, list[Part]],
+        trials: Trials,
     ) -> dict[str, Any]:
+        mixture, candidates = sizes_of(groups), sizes_of(datasets)
         parent, full = shop.spec.parent_id, plan.rungs[-1]
         if isinstance(plan, QuickPlan):
             return verdicts.of_quick(quick(trials, candidates, plan, parent=parent))
@@ -251,7 +274,7 @@ class EvalRequest:
         return {
             "command": self.command,
             "strategy": self.strategy,
-            "plan": plan_of(plan),
+            "plan": verdicts.plan_of(plan),
             "fdr": self.fdr,
             "budget": self.budget,
             "candidates": list(self.data),
@@ -269,22 +292,15 @@ class EvalRequest:
         candidates: Mapping[str, list[Part]],
     ) -> Verdict:
         """Write the record and the mixture file, and put what the user sees together."""
-        out = self.out or self.workspace / self.command
-        verdict = verdicts.shown(result, out)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / verdicts.RECORD, result)
+        out = self._out()
+        verdict = telling.shown(result, out)
+        make_folder(out)
+        write_json(out / telling.RECORD, result)
         if "mixture" in result:
             everything = {**mixture, **candidates}
-            remarks = verdicts.remarks(result)
-            write_mixture(out / verdicts.MIXTURE, everything, result["mixture"], remarks)
-        return replace(verdict, next=verdicts.next_command(self, out, result))
-
-
-def plan_of(plan: Plan | QuickPlan) -> dict[str, Any]:
-    """A plan as JSON."""
-    names = plan.__dataclass_fields__
-    values = {name: getattr(plan, name) for name in names}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+            remarks = telling.remarks(result)
+            write_mixture(out / telling.MIXTURE, everything, result["mixture"], remarks)
+        return replace(verdict, next=telling.next_command(self, out, result))
 
 
 def _first(
@@ -299,6 +315,7 @@ def _first(
 
 def _tell(failed: int, count: int, reason: str, reporter: Reporter) -> None:
     """Say that trials failed, and why; raises SailctlError where all of them did: nothing was found out."""
+    reason = reason.partition("; sample ids:")[0]  # the trial's folder has them, and they would drown the remedy
     if failed == count:
         raise SailctlError(f"all {count} trials failed: {reason}; mend that and add --retry-failed")
     reporter.info(f"{failed} of {count} trials failed, the first: {reason}; --retry-failed tries them again")
@@ -309,16 +326,3 @@ def _enough(full: int, sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         if size < full:
             raise UsageError(f"{name} holds {size:,} samples, {full:,} are asked for; ask for fewer with --samples")
-
-
-def _by_weight(recipe: Recipe) -> list[SourceConfig]:
-    """A recipe's sources; where they have weights, as large a part of each as keeps the weights' proportions."""
-    sources = recipe.data.sources
-    if any(source.weight is None for source in sources):
-        return list(sources)
-    sizes = [part.size for part in open_parts(sources)]
-    scale = min(size / (source.weight or 1.0) for size, source in zip(sizes, sources, strict=True))
-    return [
-        source.model_copy(update={"samples": max(1, round(scale * (source.weight or 1.0))), "weight": None})
-        for source in sources
-    ]

@@ -120,6 +120,7 @@ class Trials:
         self.budget, self.price, self.unit = budget, price, unit
         self.spent = 0.0  # of the budget, by all distinct trials asked for
         self.used = 0  # samples of these
+        self.least = 0.0  # what one decision was said to take
         self.trained = 0  # of those, samples trained in this process
         self.counts = {"trials": 0, "trained": 0, "failed": 0}
         self._seen: set[str] = set()
@@ -137,6 +138,7 @@ class Trials:
 
     def afford(self, least: float) -> None:
         """Refuse a budget that cannot hold one decision, which takes `least`; the message says what it would take."""
+        self.least = least
         if self.budget is not None and self.budget < least:
             raise UsageError(
                 f"budget = {self.budget:g} {self.unit}: too small for one decision, which takes {least:,.0f} or more"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sailctl.core.bench.lineage import as_name, recipe_of, run_of
 from sailctl.core.errors import UsageError
-from sailctl.core.schema.load import STAGES
+from sailctl.core.schema.load import STAGES, recipe_names
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.checkpoint import Checkpoint, complete
 from sailctl.core.train.parents import COMMANDS
@@ -22,32 +22,37 @@ DEFAULT_THEN = "instruction"
 
 @dataclass(frozen=True, slots=True)
 class Then:
-    """What a branch is trained on with: a recipe and one of its SFT stages."""
+    """What a branch is trained on with: a recipe, one of its SFT stages, and values that it is to have instead."""
 
     recipe: str
     stage: str
+    overrides: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Then:
-        """Read `sft:RECIPE` (stage instruction) or `sft:RECIPE:STAGE`. Raises UsageError."""
-        kind, _, rest = text.partition(":")
+        """Read `sft:RECIPE` (stage instruction) or `sft:RECIPE:STAGE`, with `,KEY=VALUE` behind. Raises UsageError."""
+        words, *overrides = text.split(",")
+        kind, _, rest = words.partition(":")
         name, _, stage = rest.rpartition(":")
         if not name or stage not in STAGES:  # no stage named
             name, stage = rest, DEFAULT_THEN
         fitting = [known for known in STAGES if COMMANDS[known] == "sft"]
+        tail = rest.rpartition(":")
+        if kind == "sft" and tail[0] in recipe_names() and tail[2] not in STAGES:
+            raise UsageError(f"--then {text}: recipe {tail[0]} has no stage {tail[2]}; give {' or '.join(fitting)}")
         if kind != "sft" or not name or stage not in fitting:
             raise UsageError(f"--then {text}: should be sft:RECIPE or sft:RECIPE:STAGE with {' or '.join(fitting)}")
-        return cls(name, stage)
+        return cls(name, stage, tuple(overrides))
 
     @property
     def name(self) -> str:
         """What rows of the curve call it."""
-        return f"sft:{self.recipe}:{self.stage}"
+        return ",".join((f"sft:{self.recipe}:{self.stage}", *self.overrides))
 
     @property
     def folder(self) -> str:
         """The folder beside the branches that it trains in."""
-        return as_name(f"sft-{Path(self.recipe).name}-{self.stage}")
+        return as_name("-".join((f"sft-{Path(self.recipe).name}-{self.stage}", *self.overrides)))
 
 
 def trunk_recipe(run: Path) -> Recipe:

@@ -101,6 +101,11 @@ class Workshop:
                 sum(row["bench_s"] for row in rows) / len(rows),
             )
 
+    def foresee(self, samples: float) -> float | None:
+        """Device seconds that so many samples will take to train, by the rate of trials of this kind; None without."""
+        self._recall()
+        return None if self._rate is None else self._rate[0] * samples
+
     def foretold(self) -> float | None:
         """Device seconds of all trials looked up, by the rate known when they began; None where none was known."""
         return None if self._rate is None else sum(self.seconds_for(trial) for trial in self.asked.values())
