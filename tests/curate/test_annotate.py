@@ -95,6 +95,13 @@ class TestItems:
         sides = Counter((is_swapped(item, "ann", 0), is_swapped(item, "bo", 0)) for item in items)
         assert all(15 < sides[one, other] < 35 for one in (True, False) for other in (True, False))
 
+    def test_a_caption_is_shown_without_what_would_give_it_away(self, tmp_path: Path) -> None:
+        turns = conversation("<image>\nWhat is shown?", "A tree.")
+        members = [("a.png", picture(0)), ("a.json", json.dumps({"conversations": turns}).encode())]
+        data = open_data([str(write_tar(tmp_path / "a.tar", members))])
+        assert draw(data, 1, 0)[0][0].turns == (("assistant", "A tree."),)
+        assert draw(data, 1, 0, whole=True)[0][0].turns == (("user", "What is shown?"), ("assistant", "A tree."))
+
 
 class TestAnswers:
     def test_the_last_word_counts_and_outlives_the_server(self, tmp_path: Path) -> None:
@@ -216,6 +223,7 @@ class TestServer:
             assert served.get("bo", "agreement")["agreement"]["preference"]["percent"]["value"] == 1.0
         rows = pq.read_table(pairs.out / "opinions.parquet").to_pylist()
         assert [row["value"] for row in rows] == [1.0] * 12
+        assert served.result["next"].startswith("sailctl curate judge --data ") and "--people" in served.result["next"]
         assert served.result["complete"] and served.result["preferences"] == {"good": 12, "same": 0, "bad": 0}
 
     def test_answers_that_are_none(self, pairs: AnnotateRequest) -> None:
@@ -332,6 +340,7 @@ class TestRequest:
         with serving(pairs) as served:
             pass
         told = served.result["next"]
+        assert told == AnnotateRequest([], pairs.out).perform(Quiet(), report_only=True)["next"]
         assert told.startswith("sailctl curate annotate --data ") and "--double 0.5" in told and "--seed" not in told
 
     def test_sidecars_are_a_reference(self, tmp_path: Path) -> None:
@@ -370,23 +379,44 @@ def test_words_are_there_in_both_languages() -> None:
         }
 
 
-def test_killed_between_answers_nothing_is_lost(pairs: AnnotateRequest) -> None:
+def start(pairs: AnnotateRequest, heard: Heard | None = None) -> subprocess.Popen[str]:
+    """The command itself, up and waiting for people."""
     command = [sys.executable, "-m", "sailctl", "curate", "annotate", "--data", *pairs.data, "--task", "gsb"]
     command += ["--reference", str(pairs.reference), "--samples", "8", "--annotators", "ann,bo", "--double", "0.5"]
     command += ["--port", "0", "--out", str(pairs.out)]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
     assert process.stderr is not None
-    heard = Heard()
     for line in process.stderr:
-        heard.lines.append(line.strip())
+        if heard is not None:
+            heard.lines.append(line.strip())
         if "Ctrl-C" in line:
             break
+    return process
+
+
+def test_ctrl_c_tells_how_to_go_on(pairs: AnnotateRequest) -> None:
+    process = start(pairs)
+    process.send_signal(signal.SIGINT)
+    said, remarks = process.communicate(timeout=60)
+    assert process.returncode == 0, remarks
+    assert "opinions.parquet" in said and "Traceback" not in remarks
+    assert remarks.strip().splitlines()[-1].startswith("next: sailctl curate annotate --data ")
+
+
+def test_killed_between_answers_nothing_is_lost(pairs: AnnotateRequest) -> None:
+    heard = Heard()
+    process = start(pairs, heard)
     served = Served(heard)
     for place in range(4):
         assert served.answer("ann", place, "preference", 1)[0] == 200
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert process.stderr is not None and process.stdout is not None
     process.stderr.close()
+    process.stdout.close()
     with serving(pairs) as again:
         assert again.get("ann", "state")["place"] == 4 and again.get("ann", "state")["done"] == 4
         assert again.token("ann") != served.token("ann")

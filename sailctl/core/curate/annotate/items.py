@@ -50,9 +50,12 @@ class Item:
         return {"id": self.id, "source": self.source, "shard": self.shard, "row": self.row, "key": self.key}
 
 
-def draw(data: Data, count: int, seed: int, references: References | None = None) -> tuple[list[Item], dict[str, int]]:
+def draw(
+    data: Data, count: int, seed: int, *, whole: bool = False, references: References | None = None
+) -> tuple[list[Item], dict[str, int]]:
     """`count` samples with a picture and an answer in seeded order, fewer where there are no more; what was left out.
 
+    `whole` conversations are shown, else the caption alone, for what stands around it would tell it from a reference.
     A sample that comes again counts once. With `references` only samples that have one are drawn. Raises UsageError
     where not one can be drawn.
     """
@@ -69,7 +72,7 @@ def draw(data: Data, count: int, seed: int, references: References | None = None
         origin = next(number for number, end in enumerate(ends[1:]) if ordinal < end)
         first = ordinal - ends[origin]
         row = next(data.rows(Part(origin, first, first + 1, "")))
-        found = _item(row, origin, first, references)
+        found = _item(row, origin, first, whole, references)
         if isinstance(found, str):
             left_out[found] += 1
         elif found.id in seen:
@@ -83,7 +86,7 @@ def draw(data: Data, count: int, seed: int, references: References | None = None
     return items, dict(sorted(left_out.items()))
 
 
-def _item(row: Row, origin: int, ordinal: int, references: References | None) -> Item | str:
+def _item(row: Row, origin: int, ordinal: int, whole: bool, references: References | None) -> Item | str:
     """A sample as something to judge, or why it is none."""
     sample = row.sample
     if sample is None:
@@ -92,10 +95,14 @@ def _item(row: Row, origin: int, ordinal: int, references: References | None) ->
         return "no_image"
     if not caption_of(sample):
         return "no_answer"
+    if whole and not any(turn.role == "user" for turn in sample.turns):
+        return "no_question"
     reference = None if references is None else references.find(sample)
     if references is not None and reference is None:
         return "no_reference"
-    turns = tuple((turn.role, turn.text.replace(IMAGE_PLACEHOLDER, " ").strip()) for turn in sample.turns)
+    turns: tuple[tuple[str, str], ...] = (("assistant", caption_of(sample)),)
+    if whole:
+        turns = tuple((turn.role, turn.text.replace(IMAGE_PLACEHOLDER, " ").strip()) for turn in sample.turns)
     place = (row.source, row.shard, row.row, row.key, origin, ordinal)
     return Item(0, sample.id, *place, turns, caption_of(sample), reference)
 

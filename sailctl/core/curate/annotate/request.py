@@ -27,7 +27,7 @@ from sailctl.core.files import write_json
 from sailctl.core.reporter import Reporter
 
 PASS = "annotate"
-DRAWN_FILE, WORK = "drawn.json", "references"
+DRAWN_FILE, COMMANDS, WORK = "drawn.json", "commands.json", "references"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class AnnotateRequest:
             if reference is not None:
                 references = References(self.out / WORK)
                 references.build(reference, reporter)
-            drawn, left_out = draw(data, self.samples, self.seed, references)
+            drawn, left_out = draw(data, self.samples, self.seed, whole=self.task == "sft", references=references)
             write_json(self.out / DRAWN_FILE, {"drawn": len(drawn), "left_out": left_out})
             write_items(path, assign(drawn, names, self.double, self.seed))
             shutil.rmtree(self.out / WORK, ignore_errors=True)
@@ -131,14 +131,16 @@ class AnnotateRequest:
                 item = items[number]
                 return data.sources[item.origin].read(item.ordinal).images
 
+            # Written down, so that a report by itself can name them.
+            write_json(self.out / COMMANDS, {"go_on": self._command(), "then": self._judge()})
             site = server.Site(desks, Pictures(images), self.lang, lambda: _agreement(items, books))
             running = server.make_server(site)
             port = listening.getsockname()[1]
-            for one in progress(items, dict(books)):
-                told = f"{one['done']} of {one['items']} done"
-                reporter.info(f"{one['name']} ({told}): {site.address(one['name'], port)}")
-            reporter.info("Ctrl-C stops; every answer is kept, and the same command goes on")
-            with contextlib.suppress(KeyboardInterrupt):  # the usual way to end, when all is answered and closed
+            with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
+                for one in progress(items, dict(books)):
+                    told = f"{one['done']} of {one['items']} done"
+                    reporter.info(f"{one['name']} ({told}): {site.address(one['name'], port)}")
+                reporter.info("Ctrl-C stops; every answer is kept, and the same command goes on")
                 running.run(sockets=[listening])
         finally:
             listening.close()
@@ -156,12 +158,11 @@ class AnnotateRequest:
             mine = [item.number for item in items if name in item.annotators]
             answers[name] = Answers.read(journal_path(self.out, name), fields, mine)
         found = results(known["task"], items, answers, self.out / OPINIONS)
-        return {**found, "next": self._next(found)}
+        commands = json.loads((self.out / COMMANDS).read_text(encoding="utf-8"))
+        return {**found, "next": commands["then" if found["complete"] else "go_on"]}
 
-    def _next(self, found: dict[str, Any]) -> str:
-        """The command that goes on, or the one that uses what is complete."""
-        if found["complete"] or not self.data:
-            return f"sailctl curate annotate --report --out {shlex.quote(str(self.out))} --json"
+    def _command(self) -> str:
+        """What goes on from here."""
         given = ["sailctl", "curate", "annotate"]
         for path in self.data:
             given += ["--data", path]
@@ -175,6 +176,18 @@ class AnnotateRequest:
             if value is not None and value != default:
                 given += [option, str(value)]
         return shlex.join(given)
+
+    def _judge(self) -> str:
+        """How a model judges the same, which is then compared with these people."""
+        given = ["sailctl", "curate", "judge"]
+        for path in self.data:
+            given += ["--data", path]
+        task = "gsb" if self.reference is not None else self.task
+        options = {"--captions": self.captions, "--image-root": self.image_root, "--task": task,
+                   "--reference": self.reference, "--people": self.out}  # fmt: skip
+        for option, value in options.items():
+            given += [] if value is None else [option, str(value)]
+        return f"{shlex.join(given)} --endpoint URL --model NAME --out JUDGED"
 
 
 def _agreement(items: Sequence[Item], books: dict[str, Book]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ async function finish() {
       const row = make("tr");
       row.append(make("th", "", words.criteria[criterion].name), make("td", "", String(one.percent.n)));
       row.append(make("td", "", `${(100 * one.percent.value).toFixed(0)}%`));
-      for (const name of ["kappa", "weighted"]) row.append(make("td", "", one[name].value === null ? "–" : one[name].value.toFixed(2)));
+      for (const name of ["kappa", "weighted"]) row.append(make("td", "", one[name].value === null ? "–" : one[name].value.toFixed(2).replace("-", "−")));
       body.append(row);
     }
     const top = make("thead");
@@ -185,7 +185,7 @@ const criterionOf = (field) => field.name.split(".").pop();
 function guide() {
   const field = fields[current];
   const told = words.criteria[criterionOf(field)];
-  const box = make("section", "guide");
+  const box = make("section", fields.length > 1 ? "guide" : "guide short");
   box.append(make("p", "ask", told.ask));
   if (field.name === "preference") return box;
   const list = make("ol");
