@@ -14,11 +14,13 @@ from sailctl.core.curate import pictures
 DEEPEST = 0.88  # of width and height: a smaller crop is not looked for
 VIEWS = ((1.0, 0.0, 0.0), *((0.95, x, y) for x in (0.0, 0.025, 0.05) for y in (0.0, 0.025, 0.05)))  # scale, left, top
 FREQUENCIES = 9  # a descriptor has the 9 x 9 lowest cosine coefficients without the mean
+LENGTH = FREQUENCIES**2 - 1
 ALIKE = 0.8  # cosine between descriptors: below, two pictures are not laid upon one another
 MOST = 8  # pictures that one is laid upon, the likeliest
 NEAR = 14.0  # grey levels; a crop is coarser by its other grid, so more than between equal views
 ROUGH = 40.0  # grey levels at half the size: farther, nothing is refined
 STEPS = 10
+TRIED = 3  # views, the likeliest, that a picture is laid upon to begin with
 
 
 def descriptors(luma: np.ndarray) -> np.ndarray:
@@ -94,18 +96,21 @@ def aligned(whole: np.ndarray, shown: np.ndarray, frames: np.ndarray, steps: int
 def crop_difference(whole: np.ndarray, shown: np.ndarray, views: np.ndarray) -> np.ndarray:
     """How far small copies are, in grey levels, from the part of others that is most like them; row by row.
 
-    `views` are the numbers of views to begin with. Pairs that stay far apart at half the size are infinitely far.
+    `views` (N, K) are numbers of views to begin with, of which the best is followed. Pairs that stay far apart at half
+    the size are infinitely far.
     """
     full, part = pictures.lumas(whole), pictures.lumas(shown)
-    frames = aligned(pictures.pooled(full), pictures.pooled(part), frames_of(views))
-    rough = pictures.worst(warped(pictures.pooled(full), frames), pictures.pooled(part))
+    half, half_part = pictures.pooled(full), pictures.pooled(part)
+    tried = [aligned(half, half_part, frames_of(view)) for view in views.T]
+    rough = np.stack([pictures.worst(warped(half, frames), half_part) for frames in tried])
+    best = rough.argmin(axis=0)
     found = np.full(len(whole), np.inf)
-    if not len(near := np.flatnonzero(rough <= ROUGH)):
+    if not len(near := np.flatnonzero(rough.min(axis=0) <= ROUGH)):
         return found
     full, part, whole, shown = full[near], part[near], whole[near], shown[near]
-    frames = aligned(full, part, frames[near], STEPS // 2)
-    grey = pictures.worst(warped(full, frames), part)
-    colours = [pictures.chromas(copies).reshape(-1, pictures.CHROMA, pictures.CHROMA) for copies in (whole, shown)]
-    colour = pictures.worst(warped(colours[0], np.repeat(frames, 2, axis=0)), colours[1]).reshape(len(whole), 2)
-    found[near] = np.maximum(grey, colour.max(axis=1))
+    frames = aligned(full, part, np.stack(tried)[best[near], near], STEPS // 2)
+    colours = pictures.chromas(whole), pictures.chromas(shown)
+    planes = colours[0].reshape(-1, pictures.CHROMA, pictures.CHROMA)
+    moved = warped(planes, np.repeat(frames, 2, axis=0)).reshape(colours[0].shape)
+    found[near] = pictures.farthest((warped(full, frames), part), (moved, colours[1]), NEAR)
     return found

@@ -25,6 +25,7 @@ THRESHOLD = 8.0  # of a cosine coefficient: where nothing varies, noise must not
 BLANK = 3.0  # grey levels by which all of a small copy keeps to its mean: nothing there to be known by
 FAR = 12  # of the first 64 bits: farther apart, two pictures are not compared
 NEAR = 8.0  # grey levels: closer, they are the same; by measurement, see docs/curate-dedup.md
+TINT, TINT_OF_COLOUR = 2.0, 2.5  # grey levels in the large: closer, they are the same
 SLACK = 0.5  # of the contrast around a pixel: what a shift by half a pixel may change there
 
 
@@ -149,9 +150,17 @@ def difference(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     A pixel counts less what a little shift may change there, and in the mean of its neighbourhood, so that a missing
     stroke is seen and the blur of a coarser encoding is not.
     """
-    grey = worst(lumas(left), lumas(right))
-    colours = (chromas(copies).reshape(-1, CHROMA, CHROMA) for copies in (left, right))
-    return np.maximum(grey, worst(*colours).reshape(len(left), 2).max(axis=1))
+    return farthest((lumas(left), lumas(right)), (chromas(left), chromas(right)), NEAR)
+
+
+def farthest(greys: tuple[np.ndarray, np.ndarray], colours: tuple[np.ndarray, np.ndarray], near: float) -> np.ndarray:
+    """The larger of how far planes are apart where they are farthest, and in the large; `near` of the one is as much as
+    `TINT` and `TINT_OF_COLOUR` of the other.
+    """
+    flat = [planes.reshape(-1, CHROMA, CHROMA) for planes in colours]
+    of_colour = [values.reshape(-1, 2).max(axis=1) for values in (worst(*flat), tint(*flat))]
+    large = np.maximum(tint(*greys) / TINT, of_colour[1] / TINT_OF_COLOUR) * near
+    return np.maximum(np.maximum(worst(*greys), of_colour[0]), large)
 
 
 def worst(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -185,3 +194,13 @@ def blurred(planes: np.ndarray) -> np.ndarray:
         a, b, c = _shifted(planes, axis)
         planes = (a + b + c) / 3
     return planes
+
+
+def tint(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """How far planes (N, side, side) are apart on the whole, float32 (N,): the mean of what means of 1/64 are apart.
+
+    Encoding a picture anew changes strokes and edges, but hardly what is light or dark in the large.
+    """
+    size = left.shape[1] // 8
+    apart = (left - right).reshape(len(left), 8, size, 8, size).mean(axis=(2, 4))
+    return np.abs(apart).mean(axis=(1, 2))
