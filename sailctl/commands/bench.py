@@ -61,6 +61,9 @@ def bench(
     published_model: Annotated[
         str | None, S("--published-model", help="Whose row of --published.", metavar="NAME")
     ] = None,
+    overlap: Annotated[
+        Path | None, S("--overlap", help="Of sailctl curate decontaminate: set beside the scores.", metavar="DIR")
+    ] = None,
     shard: Annotated[
         str | None, S("--shard", help="Answer one n-th of the questions, score nothing.", metavar="i/n")
     ] = None,
@@ -94,7 +97,7 @@ def bench(
     request = BenchRequest(
         suite, checkpoint, run, tuple(endpoint or ()), model, api_key_env, data, out, samples, seed, skip_missing,
         baselines, tuple(judge_endpoint or ()), judge_model, judge_api_key_env, scorer_python, published,
-        published_model, shard, device,
+        published_model, shard, device, overlap,
     )  # fmt: skip
     if from_scores is not None:
         shown = show_recomputed(from_scores, suite)

@@ -66,6 +66,7 @@ class BenchRequest:
     published_model: str | None = None
     shard: str | None = None
     device: str = "auto"
+    overlap: Path | None = None
 
     def perform(self, reporter: Reporter, *, dry_run: bool = False) -> Shown:
         """Do it, or say what would be done. Raises UsageError for options that make no sense together."""
@@ -103,6 +104,7 @@ class BenchRequest:
                 "--data": self.data,
                 "--judge-endpoint": self.judge_endpoints,
                 "--published": self.published,
+                "--overlap": self.overlap,
                 "--shard": self.shard,
                 "--skip-missing": self.skip_missing,
             }
@@ -166,6 +168,7 @@ class BenchRequest:
         return shown
 
     def _job(self, suite: Suite) -> SuiteJob:
+        from sailctl.core.bench.overlap import read_overlap
         from sailctl.core.bench.published import published_row, published_rows
         from sailctl.core.bench.suite_run import SuiteJob
 
@@ -197,6 +200,7 @@ class BenchRequest:
             scorer_python=self.scorer_python,
             judge=self._judge(),
             published=published,
+            overlap=None if self.overlap is None else read_overlap(self.overlap),
         )
 
     def _respondent(self, checkpoint: str) -> Callable[[], Respondent]:

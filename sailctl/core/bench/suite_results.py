@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from sailctl.core.bench import overlap
 from sailctl.core.bench.answers import Answers
 from sailctl.core.bench.clusters import score
 from sailctl.core.bench.prompts import options_of
@@ -193,13 +194,17 @@ def compare_published(
 def table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows for people, in points, the averages last."""
     published = results.get("published")
-    columns = ["benchmark", "points", "95% interval", "n", *(["published"] if published else []), "remarks"]
+    compared = any("overlap" in one for one in results["benchmarks"].values())
+    more = [*(["in the data"] if compared else []), *(["published"] if published else [])]
+    columns = ["benchmark", "points", "95% interval", "n", *more, "remarks"]
     rows = []
     for name, one in results["benchmarks"].items():
-        beside = [_beside(published["scores"].get(name))] if published else []
+        beside = [overlap.shown(one)] if compared else []
+        beside += [_beside(published["scores"].get(name))] if published else []
         rows.append([name, *_points(one), *beside, _remarks(one)])
     for name, one in results["averages"].items():
-        beside = [_beside(published["scores"].get(name))] if published else []
+        beside = ["–"] if compared else []
+        beside += [_beside(published["scores"].get(name))] if published else []
         rows.append([name, *_points(one), *beside, ""])
     return columns, rows
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sailctl.core.bench.answers import Answers, Store, answer_all
 from sailctl.core.bench.judge_proxy import JudgeProxy
+from sailctl.core.bench.overlap import set_beside
 from sailctl.core.bench.predict import Reporter
 from sailctl.core.bench.questions import Questions, questions, table_path
 from sailctl.core.bench.references import OWN_METRICS
@@ -42,7 +43,7 @@ class SuiteJob:
     """What is benched and how; `about` goes into results.json as it is and says who answered.
 
     `judge` opens the judge's engine. `share` asks one worker's part of the questions and scores nothing. `published` is
-    a model's name and its row in points.
+    a model's name and its row in points, `overlap` what of each benchmark was found in the training data.
     """
 
     follows: bool  # whether `out` is a run's own folder, whose results follow the run as it goes on
@@ -58,6 +59,7 @@ class SuiteJob:
     scorer_python: Path | None = None
     judge: Callable[[], Engine] | None = None
     published: tuple[str, Mapping[str, float]] | None = None
+    overlap: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def run_suite(open_respondent: Callable[[], Respondent], job: SuiteJob, reporter: Reporter) -> dict[str, Any]:
@@ -256,6 +258,8 @@ def _results(
         "wrong": writer.wrong,
         "judge": counts,
     }
+    if job.overlap is not None:
+        set_beside(results, job.overlap)
     if job.published is not None:
         compare_published(results, job.suite, measured, *job.published)
     return results

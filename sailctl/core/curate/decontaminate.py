@@ -125,7 +125,7 @@ class Hits:
         return verdict_table(records, EXTRA)
 
     def rows(self, part: Part) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Place, reason and detail of each row, and the benchmark rows it overlaps: by picture first, the near first."""
+        """Place, reason and detail of each row, and the benchmark rows it overlaps: pictures first, the near first."""
         for row in _read(file_of(self.folder, part)):
             hits = [
                 {"by": hit["by"], "benchmark": self.names[hit["benchmark"]],
