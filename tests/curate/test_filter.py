@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from typer.testing import CliRunner
 from sailctl.cli import app
 from sailctl.core.curate import parts
 from sailctl.core.curate.filter import FilterRequest, describe
+from sailctl.core.curate.rules import default_text
+from sailctl.core.curate.write_tar import TarShard, members_of
 from sailctl.core.data.sources import open_source
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.errors import UsageError
+from sailctl.core.records import Turn
 from sailctl.core.reporter import Quiet
 from sailctl.core.schema.data import SourceConfig
 from tests.curate.helpers_curate import captions_tar, files_in
@@ -160,12 +164,56 @@ def test_workers_decide_nothing_and_it_is_done_once(tmp_path: Path) -> None:
         request(data, tmp_path / "one", tmp_path, RULES.replace("min: 3", "min: 4")).run(Quiet())
 
 
+@pytest.mark.slow
+def test_planted_among_many_synthetic_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20k synth captions with 1% blank pictures (noise, JPEG) and 1% texts in another language, by default rules."""
+    monkeypatch.setattr(parts, "ROWS", 2000)
+    made = CliRunner().invoke(
+        app, ["synth", "--out", str(tmp_path / "synth"), "--samples", "20000", "--tasks", "caption", "--workers", "2"]
+    )
+    assert made.exit_code == 0, made.output
+    source, noise = open_source(SourceConfig(name="s", path=str(tmp_path / "synth"))), np.random.default_rng(0)
+    foreign = [
+        "Ein {} Hund liegt auf dem grünen Teppich.", "Un perro {} está en el centro de la imagen.",
+        "Une petite étoile {} se trouve en haut à gauche.", "左上角有一个{}色的三角形。",
+        "Красный круг {} находится слева.",
+    ]  # fmt: skip
+    expected: dict[str, str] = {}
+    with (tmp_path / "planted.tar").open("wb") as handle:
+        shard = TarShard(handle)
+        for number in range(len(source)):
+            sample = source.read(number)
+            if number % 100 == 7:
+                grey = np.full((112, 112, 3), noise.integers(0, 256), dtype=np.uint8) + noise.normal(
+                    0, 1, (112, 112, 1)
+                )
+                sample = replace(sample, images=(encoded(np.clip(grey, 0, 255).astype(np.uint8)),))
+            elif number % 100 == 57:
+                text = foreign[number // 100 % len(foreign)].format(number)
+                sample = replace(sample, turns=(sample.turns[0], Turn("assistant", text)))
+            expected[sample.key] = {7: "blank", 57: "language"}.get(number % 100, "")
+            shard.add(sample.key, members_of(sample, sample.key))
+        shard.close()
+    rules = default_text() + "- language: {keep: [en]}\n"
+    request(tmp_path / "planted.tar", tmp_path / "out", tmp_path, rules, processes=2).run(Quiet())
+    rows = [(expected[row["key"]], row["reason"]) for row in read_rows(tmp_path / "out")]
+    for reason in ("blank", "language"):
+        planted_here = sum(wanted == reason for wanted, _ in rows)
+        found = sum(wanted == said == reason for wanted, said in rows)
+        print(f"{reason}: {found} of {planted_here} found")
+        assert planted_here == 200 and found >= 0.95 * planted_here
+    dropped = [wanted for wanted, said in rows if said]
+    print(f"{sum(map(bool, dropped))} of {len(dropped)} dropped were planted")
+    assert sum(map(bool, dropped)) >= 0.99 * len(dropped)
+
+
 KILLED = """
 import sys
 from pathlib import Path
 from sailctl.core.curate import parts
 parts.ROWS = 7
 from sailctl.core.curate.filter import FilterRequest
+from sailctl.core.records import Turn
 from sailctl.core.reporter import Quiet
 FilterRequest([sys.argv[1]], Path(sys.argv[2]), sys.argv[3], processes=1).run(Quiet())
 """

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from sailctl.core.curate import rules_patterns
-from sailctl.core.curate.rules import Check, default_text, load_rules
+from sailctl.core.curate.rules import KINDS, Check, Rule, default_text, load_rules
 from sailctl.core.curate.rules_image import look_at, sharpness
 from sailctl.core.curate.rules_judge import judge
 from sailctl.core.curate.rules_patterns import find, nested_repeat
@@ -233,3 +234,19 @@ def test_a_pattern_that_takes_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     slow = "(x|xx|xxx|x?x)*y|" + "x?" * 30 + "x" * 30 + "z"
     with pytest.raises(UsageError, match=r"takes longer than 0\.05 s on a text of 60 characters"):
         find(slow, "x" * 60)
+
+
+def test_the_page_lists_every_kind_with_its_bounds_and_its_example_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/curate-filter.md").read_text(encoding="utf-8")
+    example = page.partition("```yaml file=rules.yaml\n")[2].partition("```")[0]
+    assert len(rules(tmp_path, example.removeprefix("rules:\n"))) == 12
+    told = {}
+    for line in page.partition("| kind | bounds |")[2].partition("\n\n")[0].splitlines()[2:]:
+        kinds, bounds = line.split("|")[1:3]
+        told |= {kind: set(re.findall(r"`(\w+)`", bounds)) for kind in re.findall(r"`(\w+)`", kinds)}
+    known = {kind: set(unwrapped(Rule.model_fields[kind].annotation).model_fields) for kind in KINDS}
+    assert told == known
+
+
+def unwrapped(annotation: Any) -> Any:
+    return next(one for one in get_args(annotation) if one is not type(None))
