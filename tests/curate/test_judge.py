@@ -442,3 +442,15 @@ def test_broken_samples_keep_their_reason(tmp_path: Path) -> None:
     assert [(row["keep"], row["reason"], row["judged"]) for row in rows] == [
         (True, "", "judged"), (False, "bad_json", "broken")
     ]  # fmt: skip
+
+
+def test_data_that_changed_between_answers_and_verdicts_are_refused(tmp_path: Path) -> None:
+    data = captions_tar(tmp_path / "data.tar", marked([5, 4]))
+    with JudgeStub(fair) as stub:
+        judged(stub, data, tmp_path / "out")
+        (tmp_path / "out/summary.json").unlink()
+        (tmp_path / "out/verdicts/000-data/0000000000.parquet").unlink()
+        captions_tar(data, marked([5, 3]))  # of equal sizes: headers do not tell
+        words = ("--data", data, "--endpoint", stub.url, "--model", "stub", "--out", tmp_path / "out")
+        result = sailctl(*words)
+    assert result.exit_code == 1 and "data.tar, row 1: is another sample than was judged" in result.stderr

@@ -16,6 +16,7 @@ from sailctl.core.curate.opinions import MODEL
 from sailctl.core.curate.parts import Data, Part
 from sailctl.core.curate.passes import file_of, verdict_table
 from sailctl.core.data.verdicts import read_table
+from sailctl.core.errors import DataError
 
 LOW, UNJUDGED = "low_score", "unjudged"  # reasons of verdicts
 NOT_DRAWN, BROKEN = "not_drawn", "broken"
@@ -36,7 +37,7 @@ class Verdicts:
     minimums: tuple[tuple[str, float], ...] = ()
 
     def __call__(self, part: Part) -> Any:
-        """The table of a part."""
+        """The table of a part. Raises DataError where another sample stands in the place of one that was judged."""
         found = self._answers(part)
         records = []
         for ordinal, row in enumerate(self.data.rows(part), part.first):
@@ -44,7 +45,11 @@ class Verdicts:
                 assert row.error is not None
                 told = {"keep": False, "reason": row.error.reason, "detail": row.error.detail, "judged": BROKEN}
             else:
-                told = self._verdict(found.get(ordinal, []))
+                rounds = found.get(ordinal, [])
+                if rounds and rounds[0]["id"] != row.sample.id:
+                    raise DataError(f"{row.shard}, row {row.row}: is another sample than was judged; put back what it "
+                                    "was, or give another --out")  # fmt: skip
+                told = self._verdict(rounds)
             records.append({**row.place(), **told})
         return verdict_table(records, {"judged": "string", **dict.fromkeys(self.task.columns, "double")})
 
@@ -72,7 +77,7 @@ class Verdicts:
         for chunk in self.drawn.chunks_of(part):
             path = file_of(self.answers, chunk)
             inside = [("ordinal", ">=", part.first), ("ordinal", "<", part.stop)]
-            columns = ["ordinal", "round", "state", "detail", *self.task.criteria]
+            columns = ["id", "ordinal", "round", "state", "detail", *self.task.criteria]
             for record in pq.read_table(path, columns=columns, filters=inside, partitioning=None).to_pylist():
                 found.setdefault(record["ordinal"], []).append(record)
         return found
