@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
 KEY = "the-real-key-0123456789"
 
 
@@ -38,7 +39,7 @@ Says = Callable[[Question], str | int]  # what is said, or the status of a refus
 
 
 class JudgeStub:
-    """Serves while it is entered; `asked` counts requests and `answered` answers by text and seed; keys that were wrong."""
+    """Serves while it is entered; `asked` counts requests and `answered` answers by text and seed."""
 
     def __init__(self, says: Says, *, pause_s: float = 0.0) -> None:
         self.says, self.pause_s = says, pause_s
@@ -101,7 +102,11 @@ class JudgeStub:
             send(request, said, b'{"error": {"message": "told to"}}')
             return
         choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-        send(request, 200, json.dumps({"id": "x", "object": "chat.completion", "choices": [choice]}).encode())
+        send(
+            request,
+            200,
+            json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": USAGE}).encode(),
+        )
         with self.lock:
             self.answered[text, body.get("seed", 0)] += 1
 

@@ -296,6 +296,20 @@ def test_a_server_that_refuses_all_stops_the_run_and_shows_no_key(tmp_path: Path
     assert KEY not in result.output and KEY.encode() not in written and stub.wrong_keys == 0
 
 
+def test_a_spending_cap_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    data = captions_tar(tmp_path / "data.tar", marked([5] * 30))
+    words = ("--data", data, "--model", "stub", "--out", tmp_path / "out", "--in-flight", 1, "--price-in", 1000,
+             "--price-out", 1000, "--max-cost", 20.5)  # fmt: skip
+    with JudgeStub(fair) as stub:
+        result = sailctl(*words, "--endpoint", stub.url)
+        assert result.exit_code == 1 and "spending cap reached" in result.stderr
+        asked = stub.count
+        assert asked == 20, "1.01 a question"
+        result = sailctl(*words, "--endpoint", stub.url)
+        assert result.exit_code == 0 and stub.count == 30, result.output
+    assert "this run: 10,000 prompt and 100 completion tokens, cost 10.1" in result.stderr
+
+
 # --- draws, people ---------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +394,7 @@ ASKING = ("--endpoint", "http://127.0.0.1:9/v1", "--model", "stub")
         (("--engine", "local", "--checkpoint", "c", "--processes", "2"), "answers in one process"),
         (("--engine", "magic"), "--engine magic: unknown; known: openai, local"),
         ((*ASKING, "--api-key-env", "NO_SUCH"), "--api-key-env NO_SUCH: that environment variable is not set"),
+        ((*ASKING, "--max-cost", "3"), "--max-cost needs --price-in and --price-out"),
         ((*ASKING, "--task", "taste"), "--task taste: unknown; known: quality, sft, gsb"),
         ((*ASKING, "--lang", "fr"), "--lang fr: unknown; known: auto, en, zh"),
         ((*ASKING, "--task", "sft", "--reference", "x"), "--task sft judges conversations by themselves"),

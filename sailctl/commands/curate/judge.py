@@ -61,6 +61,11 @@ def judge(
     requests_per_minute: Annotated[
         float | None, S("--requests-per-minute", help="Rate limit of the whole run.", min=0.001)
     ] = None,
+    price_in: Annotated[float, S("--price-in", help="Price of a million prompt tokens.", min=0)] = 0.0,
+    price_out: Annotated[float, S("--price-out", help="Price of a million completion tokens.", min=0)] = 0.0,
+    max_cost: Annotated[
+        float | None, S("--max-cost", help="Stop when this run has cost so much; needs prices.", min=0)
+    ] = None,
     people: Annotated[
         list[str] | None,
         S("--people", help="Opinions of people on the same data: agreement is told; repeatable.", metavar="DIR"),
@@ -90,8 +95,9 @@ def judge(
     from sailctl.core.curate.judge_lines import lines_of, tables_of
 
     asked = JudgeEngine(
-        engine, endpoint or (), model, checkpoint, device, api_key_env, in_flight, timeout, requests_per_minute
-    )
+        engine, endpoint or (), model, checkpoint, device, api_key_env, in_flight, timeout, requests_per_minute,
+        price_in, price_out, max_cost,
+    )  # fmt: skip
     request = JudgeRequest(
         data or [], out, task, asked, reference or (), image_root, captions, lang, samples, seed, min_ or (),
         max_tokens, max_unjudged, people or (), processes, ray,

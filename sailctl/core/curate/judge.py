@@ -113,6 +113,10 @@ class JudgeRequest:
         asking = Asking(made.data, drawn, task, self.engine, work / ANSWERS, share, self.max_tokens,
                         self.max_unjudged, engine if alone else None, tick)  # fmt: skip
         run_tasks(asking, listed, answers, workers, made.reporter, "judge", sizes)
+        if alone and (used := asking.spent).prompt_tokens:
+            cost = f", cost {used.cost:.4g}" if used.cost else ""
+            tokens = f"{used.prompt_tokens:,} prompt and {used.completion_tokens:,} completion tokens"
+            made.reporter.info(f"this run: {tokens}{cost}")
         tables = [file_of(answers, chunk) for chunk in listed]
         asked = Asked()
         for path in tables:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sailctl.core.curate.judge_engine import JudgeEngine
+from sailctl.core.curate.judge_engine import JudgeEngine, Spent
 from sailctl.core.curate.judge_tasks import JudgeTask
 from sailctl.core.curate.parts import Data, Part, Row
 from sailctl.core.data.order import permute
@@ -103,6 +103,7 @@ class Asking:
     max_unjudged: float
     engine: Engine | None = field(default=None, compare=False)
     tick: Callable[[str, int], None] | None = field(default=None, compare=False)
+    spent: Spent = field(default_factory=Spent, compare=False)  # by this process, over all its chunks
 
     def __call__(self, chunk: Chunk) -> Any:
         """The table of a chunk: a row for every question, and one for each sample there is none about.
@@ -112,7 +113,7 @@ class Asking:
         return asyncio.run(self._judge(chunk))
 
     async def _judge(self, chunk: Chunk) -> Any:
-        engine = self.engine or self.choice.open(self.workers)
+        engine = self.engine or self.choice.open(self.workers, self.spent)
         try:
             judge = Judge(engine, self.journals / f"{chunk.name}.jsonl", max_tokens=self.max_tokens)
             try:
@@ -123,6 +124,7 @@ class Asking:
             finally:
                 judge.close()
         finally:
+            self.spent.add(engine)
             if self.engine is None:
                 await engine.close()
 

@@ -8,16 +8,33 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sailctl.core.engines.ask import Engine
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import SailctlError, UsageError
 
 KINDS = ("openai", "local")
 KEY_ENV = "OPENAI_API_KEY"
+KEPT = "what was answered is kept, the same command goes on"
 MAX_BATCH = 32  # questions a local model answers at once
+
+
+@dataclass
+class Spent:
+    """What this run's questions took in a process so far; cost in the currency of the prices."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, engine: Engine) -> None:
+        """Count what an engine that is done has used, as far as it tells."""
+        if (usage := getattr(engine, "usage", None)) is not None:
+            self.prompt_tokens += usage.prompt_tokens
+            self.completion_tokens += usage.completion_tokens
+            self.cost += usage.cost
 
 
 @dataclass(frozen=True)
 class JudgeEngine:
-    """A judge behind endpoints or of this process. Budgets are those of the whole command.
+    """A judge behind endpoints or of this process. Budgets are those of the whole command, `max_cost` of one run of it.
 
     The key of the endpoints is read from the environment of whoever opens the engine; it never travels.
     """
@@ -31,6 +48,9 @@ class JudgeEngine:
     in_flight: int = 64
     timeout_s: float = 300.0
     requests_per_minute: float | None = None
+    price_in: float = 0.0  # of a million tokens
+    price_out: float = 0.0
+    max_cost: float | None = None
 
     @property
     def kind(self) -> str:
@@ -62,11 +82,16 @@ class JudgeEngine:
                     f"--endpoint …@{parts.hostname}: no user or password in a URL; put the key in the environment "
                     "and name it with --api-key-env"
                 )
+        if self.max_cost is not None and not (self.price_in or self.price_out):
+            raise UsageError("--max-cost needs --price-in and --price-out, per million tokens")
         if self.key_env != KEY_ENV and not os.environ.get(self.key_env):
             raise UsageError(f"--api-key-env {self.key_env}: that environment variable is not set")
 
-    def open(self, workers: int = 1) -> Engine:
-        """The engine for one of so many workers, each of which has its share of the budgets."""
+    def open(self, workers: int = 1, spent: Spent | None = None) -> Engine:
+        """The engine for one of so many workers, each of which has its share of the budgets, less what it has spent.
+
+        Raises SailctlError where that share is spent.
+        """
         if self.kind == "local":
             from sailctl.core.engines.batched import BatchedLocal
 
@@ -75,11 +100,17 @@ class JudgeEngine:
         from sailctl.core.engines.pool import HttpPool, PoolOptions
         from sailctl.core.engines.secret import Secret
 
+        left = None if self.max_cost is None else self.max_cost / workers - (0.0 if spent is None else spent.cost)
+        if left is not None and left <= 0:
+            raise SailctlError(f"spending cap reached: --max-cost {self.max_cost:g}; {KEPT}")
         rate = self.requests_per_minute
         options = PoolOptions(
             in_flight=max(1, self.in_flight // workers),
             timeout_s=self.timeout_s,
             requests_per_minute=None if rate is None else rate / workers,
+            max_cost=left,
+            price_in=self.price_in,
+            price_out=self.price_out,
         )
         assert self.model is not None
         return HttpPool(list(self.endpoints), self.model, api_key=Secret.from_env(self.key_env), options=options)
