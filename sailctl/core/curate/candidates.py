@@ -20,8 +20,8 @@ from sailctl.core.curate.signatures import Signatures, u64
 
 PARTS_A_RUN = 50
 KEYS_A_BUCKET = 2_000_000
-LARGEST_GROUP = 256  # samples of one key that are all compared with one another; larger groups are cut, alike by alike
-PAIRS_AT_ONCE = 20_000
+NEIGHBOURS = 256  # samples of one key that one of them is compared with at most: those likest by their hash
+PAIRS_AT_ONCE = 100_000
 COLUMNS = ("key", "sample", "content", "bits")
 
 
@@ -91,9 +91,8 @@ class FindPairs:
 
     def __call__(self, bucket: Bucket) -> Any:
         """Columns one, other (numbers of samples), image, text (distances)."""
-        keys, samples, content, bits = self._read(bucket)
         found: list[tuple[np.ndarray, ...]] = [_NOTHING]
-        for one, other, key in _batches(_groups(keys, samples, content, bits, self.by)):
+        for one, other, key in _batches(meetings(self.by, *self._read(bucket))):
             found.append(self._look(one, other, key))
         columns = [np.concatenate(column) for column in zip(*found, strict=True)]
         order = np.lexsort((columns[1], columns[0]))
@@ -154,55 +153,45 @@ def _are_first(left: np.ndarray, right: np.ndarray, keys: np.ndarray) -> np.ndar
     return ~(shared & (left < keys[:, None])).any(axis=1)
 
 
-def _groups(
-    keys: np.ndarray, samples: np.ndarray, content: np.ndarray, bits: np.ndarray, by: str
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.uint64]]:
-    """Pairs to look at (samples, samples) under each key: of equal ones each with the first, of others all with all."""
-    cuts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, dtype=np.int64)
-    for start, stop in zip(cuts, np.append(cuts[1:], len(keys)), strict=True):
-        if stop - start < 2:
-            continue
-        group = slice(start, stop)
-        _, first, which = np.unique(content[group], return_index=True, return_inverse=True)
-        members, hashes = samples[group], bits[group]
-        again = np.ones(len(members), dtype=bool)
-        again[first] = False
-        if again.any():
-            yield members[first[which[again]]], members[again], keys[start]
-        for some in _cut(np.sort(first), members, hashes, content[group]):
-            a, b = np.triu_indices(len(some), 1)
-            one, other = some[a], some[b]
-            if by != "text":
-                close = np.bitwise_count(hashes[one] ^ hashes[other]) <= FAR
-                one, other = one[close], other[close]
-            if len(one):
-                yield members[np.minimum(one, other)], members[np.maximum(one, other)], keys[start]
+def meetings(
+    by: str, keys: np.ndarray, samples: np.ndarray, content: np.ndarray, bits: np.ndarray
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Pairs of samples that have a key in common, with the key: the lower number, the higher one, the key.
+
+    Equal ones (by `content`) meet the first of them alone; it meets all others, but of more than `NEIGHBOURS` under one
+    key those that come next by their hash. So a key that everything has costs no more than its samples times that.
+    """
+    order = np.lexsort((samples, content, keys))
+    keys, samples, content, bits = (column[order] for column in (keys, samples, content, bits))
+    fresh = np.ones(len(keys), dtype=bool)
+    fresh[1:] = (keys[1:] != keys[:-1]) | (content[1:] != content[:-1])
+    first = np.flatnonzero(fresh)[np.cumsum(fresh) - 1]
+    yield samples[first[~fresh]], samples[~fresh], keys[~fresh]
+    keys, samples, content, bits = (column[fresh] for column in (keys, samples, content, bits))
+    order = np.lexsort((content, bits, keys))
+    keys, samples, bits = keys[order], samples[order], bits[order]
+    for step in range(1, NEIGHBOURS + 1):
+        here = np.flatnonzero(keys[step:] == keys[:-step])
+        if not len(here):
+            return
+        if by != "text":
+            here = here[np.bitwise_count(bits[here] ^ bits[here + step]) <= FAR]
+        one, other = samples[here], samples[here + step]
+        yield np.minimum(one, other), np.maximum(one, other), keys[here]
 
 
-def _cut(rows: np.ndarray, members: np.ndarray, bits: np.ndarray, content: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of a group in pieces that may be compared all with all; of a large one pieces of neighbours by hash."""
-    if len(rows) <= LARGEST_GROUP:
-        yield rows
-        return
-    ordered = rows[np.lexsort((content[rows], bits[rows]))]
-    half = LARGEST_GROUP // 2
-    for start in range(0, len(ordered) - half, half):
-        yield ordered[start : start + LARGEST_GROUP]
-
-
-def _batches(pairs: Iterator[tuple[np.ndarray, np.ndarray, np.uint64]]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Pairs, gathered and cut to `PAIRS_AT_ONCE`, each with its key."""
-    held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+def _batches(meetings: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Meetings, gathered and cut to `PAIRS_AT_ONCE`."""
+    held: list[tuple[np.ndarray, ...]] = []
     count = 0
-    for one, other, key in pairs:
-        for start in range(0, len(one), PAIRS_AT_ONCE):
-            some = slice(start, start + PAIRS_AT_ONCE)
-            held.append((one[some], other[some], np.full(len(one[some]), key)))
+    for columns in meetings:
+        for start in range(0, len(columns[0]), PAIRS_AT_ONCE):
+            held.append(tuple(column[start : start + PAIRS_AT_ONCE] for column in columns))
             count += len(held[-1][0])
             if count >= PAIRS_AT_ONCE:
                 yield tuple(np.concatenate(column) for column in zip(*held, strict=True))
                 held, count = [], 0
-    if held:
+    if count:
         yield tuple(np.concatenate(column) for column in zip(*held, strict=True))
 
 

@@ -88,6 +88,8 @@ class Settle:
     def _settle(self, clusters: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         numbers = np.sort(np.concatenate(clusters))
         remembered = Remembered(self.signatures, numbers)
+        if self.rules.by != ("text",):
+            remembered.read_copies(np.arange(len(numbers)))
         more = self.signatures.take(numbers, ("source", "shard", "row", "key", "pixels", "words"))
         pixels, words = np.array(more["pixels"]), np.array(more["words"])
         place = {name: remembered.columns[name] if name == "id" else more[name]

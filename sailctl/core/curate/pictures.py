@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SIDE, CHROMA = 64, 16
 COPY_BYTES = SIDE * SIDE + 2 * CHROMA * CHROMA  # luma, then both chromas
+COARSE_BYTES = 3 * CHROMA * CHROMA
 BANDS, BAND_BITS = 4, 24
 DOUBTFUL = 3  # bits of a band, the least certain ones, that a picture is also looked up without
 THRESHOLD = 8.0  # of a cosine coefficient: where nothing varies, noise must not decide a bit
@@ -132,15 +133,15 @@ def hamming(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def coarse(copies: np.ndarray) -> np.ndarray:
-    """int16 (N, 768): 16 x 16 means of grey, then the colours; what a first glance at many pairs is taken by."""
+    """uint8 (N, COARSE_BYTES): 16 x 16 means of grey, then the colours; for a first glance at many pairs."""
     luma = copies[:, : SIDE * SIDE].reshape(-1, CHROMA, SIDE // CHROMA, CHROMA, SIDE // CHROMA)
     means = luma.mean(axis=(2, 4), dtype=np.float32).reshape(len(copies), -1)
-    return np.concatenate([means.astype(np.int16), copies[:, SIDE * SIDE :].astype(np.int16)], axis=1)
+    return np.concatenate([means.astype(np.uint8), copies[:, SIDE * SIDE :]], axis=1)
 
 
 def may_be_near(left: np.ndarray, right: np.ndarray, at_most: float) -> np.ndarray:
     """Whether `difference` can be worth its time, from `coarse` values of both, row by row."""
-    apart = np.abs(left - right)
+    apart = np.abs(left.astype(np.int16) - right)
     return (apart.mean(axis=1) <= at_most) & (apart.max(axis=1) <= 6 * at_most)
 
 

@@ -16,7 +16,7 @@ from sailctl.core.curate.signatures import Signatures, u32, u64
 from sailctl.core.errors import UsageError
 
 BY = ("sample", "image", "text")
-COLUMNS = ("id", "pictures", "pixel_hash", "text_hash", "copies", "bits", "asked", "answered")
+COLUMNS = ("id", "pictures", "pixel_hash", "text_hash", "coarse", "bits", "asked", "answered")
 FAR = float("inf")
 
 
@@ -45,8 +45,10 @@ class Remembered:
         self.columns = signatures.take(numbers, COLUMNS)
         self.sources = signatures.source_of(numbers)
         self.pictures = np.array(self.columns["pictures"], dtype=np.int64)
-        first = [data[: pictures.COPY_BYTES] or bytes(pictures.COPY_BYTES) for data in self.columns["copies"]]
-        self.coarse = pictures.coarse(np.frombuffer(b"".join(first), np.uint8).reshape(-1, pictures.COPY_BYTES))
+        glances = [data or bytes(pictures.COARSE_BYTES) for data in self.columns.pop("coarse")]
+        self.coarse = np.frombuffer(b"".join(glances), np.uint8).reshape(-1, pictures.COARSE_BYTES)
+        self.copies: dict[int, bytes] = {}  # by place; read when they are first needed
+        self.signatures = signatures
         self.bits = np.array(self.columns["bits"], dtype=np.uint64)
         texts = zip(self.columns["asked"], self.columns["answered"], strict=True)
         self.words = np.array([(len(asked) + len(answered)) // 4 for asked, answered in texts], dtype=np.int64)
@@ -56,17 +58,19 @@ class Remembered:
         return np.searchsorted(self.numbers, numbers)
 
     def distances(self, left: np.ndarray, right: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
-        """Of pairs of places how far pictures and texts are apart; infinity for more than the rules allow.
-
-        Pairs that no relation of the rules can join any more may have infinity in either.
-        """
+        """Of pairs of places how far pictures and texts are apart; infinity for more than the rules allow, and where
+        it does not matter any more."""
         image, text = np.full(len(left), FAR), np.full(len(left), FAR)
-        needs_both = rules.by == ("sample",)
-        if set(rules.by) & {"sample", "image"}:
-            image = self._image_distances(left, right, rules.image)
+        wanted = np.ones(len(left), dtype=bool)
+        if rules.by == ("sample",):  # words are looked at before pixels, and only where pixels may be near
+            wanted = self._may_look_alike(left, right, rules.image)
         if set(rules.by) & {"sample", "text"}:
-            for pair in np.flatnonzero(np.isfinite(image)) if needs_both else range(len(left)):
+            for pair in np.flatnonzero(wanted):
                 text[pair] = self._text_distance(int(left[pair]), int(right[pair]), rules.text)
+        if rules.by == ("sample",):
+            wanted = np.isfinite(text)
+        if set(rules.by) & {"sample", "image"}:
+            image[wanted] = self._image_distances(left[wanted], right[wanted], rules.image)
         return image, text
 
     def related(self, left: np.ndarray, right: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,24 +96,44 @@ class Remembered:
     def _words(self, place: int) -> np.ndarray:
         return u32(self.columns["asked"][place] + self.columns["answered"][place])
 
+    def _same_pixels(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        hashes = self.columns["pixel_hash"]
+        return np.array([hashes[a] == hashes[b] for a, b in zip(left, right, strict=True)], dtype=bool)
+
+    def _may_look_alike(self, left: np.ndarray, right: np.ndarray, at_most: float) -> np.ndarray:
+        """Whether pairs have equal pixels, or may have nearly equal ones; blank pictures never do."""
+        found = self._same_pixels(left, right)
+        alike = ~found & (self.pictures[left] == self.pictures[right])
+        alike &= (self.bits[left] != 0) & (self.bits[right] != 0)
+        alike &= np.bitwise_count(self.bits[left] ^ self.bits[right]) <= pictures.FAR
+        for some in _chunks(np.flatnonzero(alike), 4096):
+            found[some] = pictures.may_be_near(self.coarse[left[some]], self.coarse[right[some]], at_most)
+        return found
+
     def _image_distances(self, left: np.ndarray, right: np.ndarray, at_most: float) -> np.ndarray:
-        """0 for pairs without pictures, or of equal pixels; blank ones are never near."""
-        hashes, counts, bits = self.columns["pixel_hash"], self.pictures, self.bits
-        found = np.array([0.0 if hashes[a] == hashes[b] else FAR for a, b in zip(left, right, strict=True)])
-        unsure = np.isinf(found) & (counts[left] == counts[right]) & (bits[left] != 0) & (bits[right] != 0)
-        unsure &= np.bitwise_count(bits[left] ^ bits[right]) <= pictures.FAR
-        for some in _chunks(np.flatnonzero(unsure), 4096):
-            unsure[some] = pictures.may_be_near(self.coarse[left[some]], self.coarse[right[some]], at_most)
+        """Of pictures in their order the largest difference; 0 of equal pixels, and for pairs without pictures."""
+        same = self._same_pixels(left, right)
+        found = np.where(same, 0.0, FAR)
+        unsure = ~same & self._may_look_alike(left, right, at_most)
+        self.read_copies(np.concatenate([left[unsure], right[unsure]]))
         for some in _chunks(np.flatnonzero(unsure), 512):
-            found[some] = self._copies_apart(left[some], right[some], counts[left[some]])
+            found[some] = self._copies_apart(left[some], right[some], self.pictures[left[some]])
         found[found > at_most] = FAR
         return found
 
+    def read_copies(self, places: np.ndarray) -> None:
+        """Have the small copies of these places in memory."""
+        new = np.array(sorted(set(places.tolist()) - self.copies.keys()), dtype=np.int64)
+        if len(new):
+            found = self.signatures.take(self.numbers[new], ("copies",))["copies"]
+            self.copies |= dict(zip(new.tolist(), found, strict=True))
+
     def _copies_apart(self, left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The largest difference over the pictures of each pair, taken in their order."""
-        copies = self.columns["copies"]
         stacked = [
-            np.frombuffer(b"".join(copies[place] for place in side), np.uint8).reshape(-1, pictures.COPY_BYTES)
+            np.frombuffer(b"".join(self.copies[int(place)] for place in side), np.uint8).reshape(
+                -1, pictures.COPY_BYTES
+            )
             for side in (left, right)
         ]
         apart = np.empty(len(stacked[0]))

@@ -31,6 +31,7 @@ KINDS = {
     "pixel_hash": "binary",  # of all pictures as decoded; empty without one
     "text_hash": "uint64",  # of all words; 0 without one
     "copies": "binary",  # small copies, one after another
+    "coarse": "binary",  # of the first picture
     "bits": "uint64",  # of the first picture; 0 of a blank one
     "asked": "binary",  # uint32 words
     "answered": "binary",
@@ -55,7 +56,7 @@ class Signer:
     def _record(self, row: Row) -> dict[str, Any]:
         record: dict[str, Any] = {
             **row.place(), "reason": "", "detail": "", "pictures": 0, "pixels": 0, "words": 0, "pixel_hash": b"",
-            "text_hash": 0, "copies": b"", "bits": 0, "asked": b"", "answered": b"", "picture_keys": b"",
+            "text_hash": 0, "copies": b"", "coarse": b"", "bits": 0, "asked": b"", "answered": b"", "picture_keys": b"",
             "text_keys": b"",
         }  # fmt: skip
         try:
@@ -93,7 +94,10 @@ def _set_picture_keys(records: Sequence[dict[str, Any]]) -> None:
         copies = first.reshape(len(some), pictures.COPY_BYTES)
         bits, keys = pictures.band_keys(copies)
         front = np.ascontiguousarray(bits[:, :8]).view(np.uint64)[:, 0]
-        for record, blank, word, found in zip(some, pictures.is_blank(copies), front, keys, strict=True):
+        glances = pictures.coarse(copies)
+        rows = zip(some, pictures.is_blank(copies), front, keys, glances, strict=True)
+        for record, blank, word, found, glance in rows:
+            record["coarse"] = glance.tobytes()
             if blank:
                 found = np.frombuffer(record["pixel_hash"][:8], np.uint64)
             else:
@@ -117,7 +121,8 @@ class Signatures:
         """Columns of one part."""
         import pyarrow.parquet as pq
 
-        return pq.read_table(file_of(self.folder, self.parts[place]), columns=list(columns))
+        path = file_of(self.folder, self.parts[place])
+        return pq.ParquetFile(path).read(columns=list(columns), use_threads=False)
 
     def take(self, numbers: np.ndarray, columns: Sequence[str]) -> dict[str, list[Any]]:
         """Columns of samples, whose numbers rise, as lists."""
