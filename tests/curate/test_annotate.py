@@ -198,6 +198,7 @@ class TestServer:
             for path in ("", "page.js", "page.css", "state", "item/0", "picture/0/0", "nothing"):
                 _, headers, _ = served.ask("GET", f"/ann/{path}", Authorization=f"Bearer {served.token('ann')}")
                 assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+                assert "frame-ancestors 'none'" in headers["content-security-policy"]
                 assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
                 assert "access-control-allow-origin" not in headers and "server" not in headers
 
@@ -280,9 +281,9 @@ class TestPictures:
 
     def test_large_ones_are_made_smaller(self) -> None:
         buffer = io.BytesIO()
-        Image.new("RGB", (6000, 3000)).save(buffer, "JPEG")
+        Image.new("RGB", (6000, 300)).save(buffer, "JPEG")
         made = shown(buffer.getvalue())
-        assert (made.kind, made.width, made.height) == ("image/jpeg", 4096, 2048)
+        assert (made.kind, made.width, made.height) == ("image/jpeg", 4096, 205)
 
     def test_bombs_and_rubbish_are_problems(self) -> None:
         sound = picture(0)  # its first chunk, 13 bytes of IHDR, says how large it is
@@ -332,6 +333,8 @@ class TestRequest:
             replace(pairs, annotators="ann").perform(Heard(), report_only=False)
         with pytest.raises(UsageError, match="holds no annotation"):
             replace(pairs, out=pairs.out / "answers").perform(Heard(), report_only=True)
+        with pytest.raises(UsageError, match="holds no annotation"):
+            replace(pairs, out=pairs.out.with_name("none")).perform(Heard(), report_only=True)
         (pairs.out / "items.jsonl").write_text("{}\n")
         with pytest.raises(DataError, match="cannot be read"):
             replace(pairs).perform(Heard(), report_only=True)
@@ -352,8 +355,9 @@ class TestRequest:
             {**row.place(), "text": f"sidecar {row.row}", "turns": None}
             for row in data.rows(data.parts[0]) if row.row != 2
         ]  # fmt: skip
-        (tmp_path / "captions").mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "captions/a.parquet")
+        for name, texts in (("captions", rows), ("mine", [{**row, "text": f"mine {row['row']}"} for row in rows])):
+            (tmp_path / name).mkdir()
+            pq.write_table(pa.Table.from_pylist(texts), tmp_path / name / "a.parquet")
         request = AnnotateRequest(
             [str(tar)], tmp_path / "out", reference=str(tmp_path / "captions"), samples=4, annotators="ann"
         )
@@ -363,6 +367,10 @@ class TestRequest:
         items = read_items(tmp_path / "out/items.jsonl")
         assert {(item.candidate, item.reference) for item in items} == {(f"own {n}", f"sidecar {n}") for n in (0, 1, 3)}
         assert not (tmp_path / "out/references").exists()
+        with serving(replace(request, captions=str(tmp_path / "mine"), out=tmp_path / "both")) as served:
+            assert served.get("ann", "item/0")["pictures"][0]["width"] == 40
+        items = read_items(tmp_path / "both/items.jsonl")
+        assert {item.candidate for item in items} == {"mine 0", "mine 1", "mine 3"}
 
 
 def test_words_are_there_in_both_languages() -> None:

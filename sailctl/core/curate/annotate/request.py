@@ -97,6 +97,8 @@ class AnnotateRequest:
             "seed": self.seed,
         }
         Pass(PASS, self.out, parameters, data, Workers(), reporter).open()
+        # Written down, so that a report by itself can name them.
+        write_json(self.out / COMMANDS, {"go_on": self._command(), "then": self._judge()})
         path = self.out / ITEMS
         if not path.is_file():
             references = None
@@ -131,8 +133,6 @@ class AnnotateRequest:
                 item = items[number]
                 return data.sources[item.origin].read(item.ordinal).images
 
-            # Written down, so that a report by itself can name them.
-            write_json(self.out / COMMANDS, {"go_on": self._command(), "then": self._judge()})
             site = server.Site(desks, Pictures(images), self.lang, lambda: _agreement(items, books))
             running = server.make_server(site)
             port = listening.getsockname()[1]
@@ -150,7 +150,11 @@ class AnnotateRequest:
     def _told(self) -> dict[str, Any]:
         """What has been said so far, read from the folder alone."""
         assert self.out is not None
-        known = _parameters(self.out / PASS_FILE)
+        begun = all((self.out / name).is_file() for name in (PASS_FILE, COMMANDS, ITEMS))
+        told = _read_json(self.out / PASS_FILE) if begun else {}
+        if told.get("pass") != PASS:
+            raise UsageError(f"--out {self.out}: holds no annotation; begin one with --data and --annotators")
+        known = told["parameters"]
         items = read_items(self.out / ITEMS)
         fields = fields_of(known["task"], pair=known["reference"] is not None)
         answers: dict[str, Answers] = {}
@@ -158,7 +162,7 @@ class AnnotateRequest:
             mine = [item.number for item in items if name in item.annotators]
             answers[name] = Answers.read(journal_path(self.out, name), fields, mine)
         found = results(known["task"], items, answers, self.out / OPINIONS)
-        commands = json.loads((self.out / COMMANDS).read_text(encoding="utf-8"))
+        commands = _read_json(self.out / COMMANDS)
         return {**found, "next": commands["then" if found["complete"] else "go_on"]}
 
     def _command(self) -> str:
@@ -197,14 +201,8 @@ def _agreement(items: Sequence[Item], books: dict[str, Book]) -> dict[str, Any]:
     return {"doubled": len(both), "waiting": waiting, "agreement": {} if waiting else agreed(items, dict(books))}
 
 
-def _parameters(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        parameters = told["parameters"] if told["pass"] == PASS else None
-    except FileNotFoundError:
-        parameters = None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error})") from error
-    if parameters is None:
-        raise UsageError(f"--out {path.parent}: holds no annotation; begin one with --data and --annotators")
-    return dict(parameters)
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); give another --out") from error
