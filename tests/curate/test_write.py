@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -199,6 +200,36 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     write([str(data)], tmp_path / "out", shard_samples=1)
     assert visible(tmp_path / "out") == visible(tmp_path / "whole")
     assert not list((tmp_path / "out").glob(".*.tar.*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["filter", "write"])
+def test_killed_at_random_instants_by_two_processes(tmp_path: Path, command: str) -> None:
+    for number in range(6):
+        captions_tar(
+            tmp_path / f"{number}.tar", ["dog " * (1 + count % 7) for count in range(1500)], [picture(0)] * 1500
+        )
+    options = ["--data", str(tmp_path / "*.tar"), "--processes", "2"]
+    options += ["--shard-samples", "600"] if command == "write" else []
+    line = [sys.executable, "-m", "sailctl", "curate", command, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*line, "--out", str(tmp_path / "whole")], env=environment, check=True)
+    instants, kills = random.Random(0), 0
+    while True:
+        before = len(list((tmp_path / "out").rglob("*.parquet")))
+        process = subprocess.Popen([*line, "--out", str(tmp_path / "out")], env=environment)
+        while process.poll() is None and len(list((tmp_path / "out").rglob("*.parquet"))) == before:
+            time.sleep(0.01)
+        try:
+            process.wait(instants.uniform(0, 1.5))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        else:
+            break
+    assert process.returncode == 0 and kills >= 3
+    assert visible(tmp_path / "out") == visible(tmp_path / "whole")
 
 
 def test_captions_of_a_sidecar_are_applied(data: list[str], tmp_path: Path) -> None:
