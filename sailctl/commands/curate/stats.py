@@ -62,13 +62,13 @@ def stats(
     """
     from sailctl.commands import output
     from sailctl.core.curate.stats import StatsRequest
-    from sailctl.core.curate.stats_report import lines, tables, with_comparison
+    from sailctl.core.curate.stats_report import lines, tables
 
     request = StatsRequest(
-        data or [], out, image_root, captions, recipe, stage, set_ or [], sample, seed, tagger, processes, ray
+        data or [], out, image_root, captions, recipe, stage, set_ or [], sample, seed, tagger, against, processes, ray
     )
     with output.Reporter(json=json) as reporter:
-        result = with_comparison(request.run(reporter), against)
+        result = request.run(reporter)
     output.emit_result(result, tables(result), lines(result), json=json)
     if not json:
         output.next_command(request.next(result))

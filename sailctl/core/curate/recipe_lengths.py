@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import CheckpointError, UsageError
 from sailctl.core.schema.load import load_recipe, recipe_stages
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def _encoder(choice: RecipeChoice) -> Encoder:
     folder = next(filter(None, (part.tokenizer or part.llm_weights for part in (recipe.model, first.model))), None)
     if folder is None:
         raise UsageError(f"--recipe {choice.name}: names no tokenizer; give --set model.tokenizer=FOLDER")
-    tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except CheckpointError as error:
+        raise UsageError(f"--recipe {choice.name}: {error}, or give --set model.tokenizer=FOLDER") from None
     add_markers(tokenizer)
     return Encoder(tokenizer, model_config(recipe.model), recipe.data)

@@ -15,6 +15,7 @@ from sailctl.core.curate.parts import Data, open_data
 from sailctl.core.curate.passes import VERDICTS, Pass, default_workers, run_tasks
 from sailctl.core.curate.recipe_lengths import RecipeChoice
 from sailctl.core.curate.stats_merge import LENGTHS, drawn_captions, tally
+from sailctl.core.curate.stats_report import comparable, compare
 from sailctl.core.curate.stats_rows import Drawing, Measure
 from sailctl.core.curate.tagging import tagger_of, tools
 from sailctl.core.curate.text_stats import figures
@@ -27,7 +28,10 @@ UNIT = {"en": "words", "zh": "characters"}  # of lengths
 
 @dataclass(frozen=True)
 class StatsRequest:
-    """What is asked for; `recipe` with `stage` and `overrides` adds tokens and tiles, `sample` captions are tagged."""
+    """What is asked for; `recipe` with `stage` and `overrides` adds tokens and tiles, `sample` captions are tagged.
+
+    `against` is the folder of another pass that this one is compared with.
+    """
 
     data: Sequence[str]
     out: Path | None
@@ -39,6 +43,7 @@ class StatsRequest:
     sample: int = SAMPLE
     seed: int = 0
     tagger: str = "textblob"
+    against: Path | None = None
     processes: int | None = None
     ray: str | None = None
 
@@ -49,6 +54,8 @@ class StatsRequest:
         if self.recipe is None and (self.stage is not None or self.overrides):
             raise UsageError("--stage and --set belong to a recipe; give --recipe NAME with them")
         told = tools(self.tagger)
+        if self.against is not None:
+            comparable(told, self.against)  # better now than after hours
         if self.tagger == "nltk":
             tagger_of("en", self.tagger)  # whether its data are there is to be known before the first sample
         recipe = None if self.recipe is None else RecipeChoice(self.recipe, self.stage, tuple(self.overrides))
@@ -68,12 +75,15 @@ class StatsRequest:
             run_tasks(measure, data.parts, self.out / VERDICTS, workers, reporter, "stats", sizes)
             made.finish({**_merge(made, data, drawing, self.tagger, recipe is not None), **parameters})
         assert made.summary is not None
-        return made.summary
+        if self.against is None:
+            return made.summary
+        return {**made.summary, "against": str(self.against), "comparison": compare(made.summary, self.against)}
 
     def next(self, result: dict[str, Any]) -> str:
         """The command that usually comes next."""
         if result["lengths"]:
-            return f"sailctl plan --recipe {self.recipe} --stage {result['recipe']['stage']} --lengths {self.out}/{LENGTHS}"
+            stage = result["recipe"]["stage"]
+            return f"sailctl plan --recipe {self.recipe} --stage {stage} --lengths {self.out}/{LENGTHS}"
         return f"sailctl curate filter --data {self.data[0]} --out filtered"
 
 

@@ -79,23 +79,29 @@ def lines(stats: dict[str, Any]) -> list[str]:
     return said
 
 
-def compare(stats: dict[str, Any], other: Path) -> list[dict[str, Any]]:
-    """The figures of a pass and of another one, row by row: difference and its 95% interval.
+def comparable(tools: dict[str, dict[str, str]], other: Path) -> dict[str, Any]:
+    """The statistics of another pass, if its tokenizers and taggers are these.
 
-    Rows are those of the same source and language; where either has one source, it is compared whatever its name.
-    Raises UsageError where the samples' sizes, the taggers or the tokenizers differ, naming both; DataError where the
-    other is not there.
+    Raises UsageError where one differs, naming both; DataError where there is no such pass.
     """
     theirs = read_stats(other)
-    languages = {row["lang"] for row in stats["table"]} & {row["lang"] for row in theirs["table"]}
-    for language in sorted(languages):
-        for tool in ("tokenizer", "tagger"):
-            ours, others = stats["tools"][language][tool], theirs["tools"][language][tool]
-            if ours != others:
+    for language in sorted({row["lang"] for row in theirs["table"]}):
+        for tool, ours in tools[language].items():
+            if ours != (others := theirs["tools"][language][tool]):
                 raise UsageError(
                     f"--against {other}: its {tool} of {language} is {others}, here it is {ours}; figures of different "
                     f"ones are not comparable: make both with one"
                 )
+    return theirs
+
+
+def compare(stats: dict[str, Any], other: Path) -> list[dict[str, Any]]:
+    """The figures of a pass and of another one, row by row: difference and its 95% interval.
+
+    Rows are those of the same source and language; where either has one source, it is compared whatever its name.
+    Raises UsageError where samples' sizes differ, naming both, and where `comparable` does.
+    """
+    theirs = comparable(stats["tools"], other)
     pairs = _pairs(stats["table"], theirs["table"])
     if not pairs:
         raise UsageError(f"--against {other}: has no source and language in common with this")
@@ -116,11 +122,6 @@ def compare(stats: dict[str, Any], other: Path) -> list[dict[str, Any]]:
         }
         for mine, one in pairs
     ]
-
-
-def with_comparison(stats: dict[str, Any], other: Path | None) -> dict[str, Any]:
-    """The statistics, with what `compare` says if there is another pass."""
-    return stats if other is None else {**stats, "against": str(other), "comparison": compare(stats, other)}
 
 
 def read_stats(folder: Path) -> dict[str, Any]:
