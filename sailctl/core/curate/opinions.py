@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,10 @@ def write_opinions(path: Path, records: Iterable[dict[str, Any]]) -> int:
     import pyarrow.parquet as pq
 
     stream, count = iter(records), 0
-    with files.atomic_write(path) as handle:
-        writer = None if path.suffix == ".jsonl" else pq.ParquetWriter(handle, _schema(), compression="zstd")
+    with files.atomic_write(path) as handle, ExitStack() as closed_first:
+        writer = None
+        if path.suffix != ".jsonl":
+            writer = closed_first.enter_context(pq.ParquetWriter(handle, _schema(), compression="zstd"))
         while rows := list(islice(stream, ROW_GROUP)):
             table = opinions_table(rows, str(path), count)
             count += len(table)
@@ -81,8 +84,6 @@ def write_opinions(path: Path, records: Iterable[dict[str, Any]]) -> int:
                 continue
             for record in table.to_pylist():
                 handle.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-        if writer is not None:
-            writer.close()
     return count
 
 
