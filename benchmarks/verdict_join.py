@@ -2,9 +2,9 @@
 
     python benchmarks/verdict_join.py --rows 1000000
 
-Makes a source of so many text samples, then, each in a process of its own: a pass that gives every sample a score and
-a kind; the look-up of these columns by place and, for the same samples in another source, by id, against a loop over a
-dict of Python strings; and `sailctl curate sample` over the tables, by source, by a column and with a cap.
+Makes a source of so many text samples, then, each step in a process of its own: a pass that gives every sample a score
+and a kind; the look-up of these columns by place, by id (as for the same samples in another source), and by a dict of
+Python strings; and `sailctl curate sample` over the tables, by shard, by a column, with a cap, and with even n-grams.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from sailctl.core.curate.join import Columns
 from sailctl.core.curate.parts import Row, open_data
 from sailctl.core.curate.passes import Pass, Workers, verdict_table
 from sailctl.core.curate.sample import SampleRequest
 from sailctl.core.data.verdicts import read_rows, read_table, tables
+from sailctl.core.files import atomic_write
 from sailctl.core.reporter import Quiet
 
 KINDS = ("chart", "photo", "document", "map", "sketch")
@@ -48,48 +51,59 @@ class Scored:
 
 
 def make(folder: Path, rows: int) -> None:
-    """The same samples twice: in one source, and in a second one in other shards."""
-    for name, shards in (("one", 10), ("two", 7)):
-        (folder / name).mkdir(parents=True)
-        for shard in range(shards):
-            with open(folder / name / f"{shard}.jsonl", "w", encoding="utf-8") as handle:
-                for number in range(shard * rows // shards, (shard + 1) * rows // shards):
-                    turns = [{"from": "human", "value": f"What is {number}?"},
-                             {"from": "gpt", "value": f"A number, {number}."}]  # fmt: skip
-                    handle.write(json.dumps({"id": str(number), "conversations": turns}) + "\n")
+    """A source of so many samples in ten shards, unless it is there."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for shard in range(10):
+        with atomic_write(folder / f"data/{shard}.jsonl", "w") as handle:
+            for number in range(shard * rows // 10, (shard + 1) * rows // 10):
+                turns = [{"from": "human", "value": f"What is {number}?"},
+                         {"from": "gpt", "value": f"A number, {number}."}]  # fmt: skip
+                handle.write(json.dumps({"id": str(number), "conversations": turns}) + "\n")
 
 
-def judge(folder: Path, name: str) -> None:
-    """The verdicts on a source."""
-    data = open_data([str(folder / name)])
-    made = Pass("scored", folder / f"scored-{name}", {}, data, Workers(1), Quiet())
+def judge(folder: Path) -> None:
+    """Verdicts with a score and a kind on the source."""
+    data = open_data([str(folder / "data")])
+    made = Pass("scored", folder / "scored", {}, data, Workers(1), Quiet())
     if not made.open():
         made.map(Scored())
         made.finish({})
 
 
-def look_up(folder: Path, rows_of: str) -> dict[str, Any]:
-    """The score and kind that verdicts on `one` have of every sample of a source, part by part."""
-    columns = Columns.open([str(folder / "scored-one")], ["score", "kind"])
+def parts(folder: Path, source: str | None) -> Iterator[Any]:
+    """Ids and places of all samples, a part at a time; as if they lay in another source where one is named."""
+    import pyarrow as pa
+
+    for path in tables(folder / "scored"):
+        table = read_table(path, ("id", "source", "shard", "row"))
+        if source is not None:
+            at = table.column_names.index("source")
+            table = table.set_column(at, "source", pa.array([source] * len(table), pa.string()))
+        yield table
+
+
+def look_up(folder: Path, source: str | None) -> dict[str, Any]:
+    """Score and kind of every sample, part by part."""
+    columns = Columns.open([str(folder / "scored")], ["score", "kind"])
     total, found = 0.0, 0
-    for table in tables(folder / f"scored-{rows_of}"):
-        scores = columns.of(read_table(table, ("id", "source", "shard", "row")))["score"]
+    for table in parts(folder, source):
+        scores = columns.of(table)["score"]
         found += len(scores) - scores.null_count
-        total += sum(score for score in scores.to_pylist() if score is not None)
+        total += pc.sum(scores).as_py() or 0.0
     return {"found": found, "sum": round(total, 3)}
 
 
-def plain_loop(folder: Path) -> dict[str, Any]:
-    """The same by a dict of all rows of one table, which is what one would write first."""
-    known = {row["id"]: (row["score"], row["kind"]) for row in read_rows(folder / "scored-one")}
-    scores = [known[row["id"]][0] for row in read_rows(folder / "scored-two") if row["id"] in known]
+def by_dict(folder: Path) -> dict[str, Any]:
+    """The same by a dict of all rows, which is what one would write first."""
+    known = {row["id"]: (row["score"], row["kind"]) for row in read_rows(folder / "scored")}
+    scores = [known[one][0] for table in parts(folder, None) for one in table["id"].to_pylist() if one in known]
     return {"found": len(scores), "sum": round(sum(scores), 3)}
 
 
 def draw(folder: Path, rows: int, options: dict[str, Any]) -> dict[str, Any]:
-    """A sample over the verdicts on `one`."""
+    """A sample over the verdicts."""
     out = folder / "drawn" / "-".join(f"{name}-{value}" for name, value in options.items())
-    request = SampleRequest([str(folder / "one")], [str(folder / "scored-one")], out=out, processes=1, **options)
+    request = SampleRequest([str(folder / "data")], [str(folder / "scored")], out=out, processes=1, **options)
     return {"drawn": request.perform(Quiet())["drawn"], "of": rows}
 
 
@@ -98,11 +112,10 @@ def steps(folder: Path, rows: int) -> dict[str, Callable[[], Any]]:
     half = str(rows // 2)
     return {
         "make": lambda: make(folder, rows),
-        "judge one": lambda: judge(folder, "one"),
-        "judge two": lambda: judge(folder, "two"),
-        "join by place": lambda: look_up(folder, "one"),
-        "join by id": lambda: look_up(folder, "two"),
-        "join by a dict": lambda: plain_loop(folder),
+        "judge": lambda: judge(folder),
+        "join by place": lambda: look_up(folder, None),
+        "join by id": lambda: look_up(folder, "elsewhere"),
+        "join by a dict": lambda: by_dict(folder),
         "sample": lambda: draw(folder, rows, {"samples": half}),
         "sample by shard": lambda: draw(folder, rows, {"samples": half, "by": "shard"}),
         "sample by kind": lambda: draw(folder, rows, {"samples": str(rows // 5), "by": "kind"}),

@@ -69,11 +69,11 @@ def sample(
 
     Examples
 
-    $ sailctl curate sample --data mix.yaml --samples 2M --by source --out OUT
+    $ sailctl curate sample --data m.yaml --samples 2M --by source --out OUT
 
-    $ sailctl curate sample --data a --samples 50k --concepts words.txt --out OUT
+    $ sailctl curate sample --data a --samples 50k --concepts w.txt --out OUT
 
-    $ sailctl curate sample --data a --cap 100 --by shard --even-ngrams 2 --out OUT
+    $ sailctl curate sample --data a --samples 50k --even-ngrams 2 --out OUT
     """
     from sailctl.commands import output
     from sailctl.core.curate.sample import SampleRequest
