@@ -251,10 +251,8 @@ def main() -> None:
         make = {"en": english, "zh": chinese}
         given = [(lang, make[lang](arguments.captions, arguments.seed)) for lang in arguments.lang or make]
     for label, captions in given:
-        print(
-            json.dumps(compare([text for text in captions if text.strip()], arguments.tagged, arguments.turns, label)),
-            flush=True,
-        )
+        some = [text for text in captions if text.strip()]
+        print(json.dumps(compare(some, arguments.tagged, arguments.turns, label)), flush=True)
 
 
 if __name__ == "__main__":

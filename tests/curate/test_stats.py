@@ -11,13 +11,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from sailctl.cli import app
 from sailctl.core.curate import parts
 from sailctl.core.curate.parts import open_data
 from sailctl.core.curate.stats import StatsRequest
@@ -27,7 +30,7 @@ from sailctl.core.curate.tagging import KINDS, tagger_of
 from sailctl.core.curate.text_stats import FIGURES
 from sailctl.core.data.lengths import read_lengths
 from sailctl.core.data.verdicts import read_rows
-from sailctl.core.errors import DataError, UsageError
+from sailctl.core.errors import DataError, MissingExtra, UsageError
 from sailctl.core.reporter import Quiet
 from tests.curate.helpers_curate import captions_tar, files_in
 from tests.helpers_data import conversation, picture, write_jsonl, write_tar
@@ -312,3 +315,31 @@ def test_what_makes_no_sense_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="recipe"):
         stats(path, tmp_path / "out", recipe="no-such-recipe")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_shows_tables_or_one_object(tmp_path: Path) -> None:
+    path = said([*ENGLISH, *CHINESE], tmp_path / "a.jsonl")
+    command = ["curate", "stats", "--data", str(path), "--out", str(tmp_path / "out"), "--processes", "1"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    assert "a        en          10      10" in shown.stdout and "zh: jieba" in shown.stdout
+    assert "next: sailctl curate filter" in shown.stderr
+    told = CliRunner().invoke(app, [*command, "--json", "--against", str(tmp_path / "out")])
+    found = json.loads(told.stdout)
+    assert [row["sample"] for row in found["table"]] == [10, 10]
+    assert [row["noun"]["difference"] for row in found["comparison"]] == [0, 0]
+    refused = CliRunner().invoke(app, [*command, "--against", str(tmp_path)])
+    assert refused.exit_code == 1 and "holds no finished sailctl curate stats" in refused.stderr
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = metadata.version
+
+    def version(package: str) -> str:
+        if package == "jieba":
+            raise metadata.PackageNotFoundError(package)
+        return whole(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(MissingExtra, match="jieba is not installed; install it with: pip install"):
+        stats(said(ENGLISH, tmp_path / "a.jsonl"), tmp_path / "out")

@@ -165,6 +165,8 @@ def _gather(
         table = table.take(where)
         lists = table["words"].combine_chunks()
         words = lists.flatten()
+        if not hasattr(words, "dictionary"):  # as older versions of pyarrow read it
+            words = words.dictionary_encode()
         numbers = np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words.dictionary.to_pylist()])
         kinds = np.frombuffer(b"".join(table["kinds"].to_pylist()), dtype=np.uint8)
         starts = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
