@@ -143,7 +143,7 @@ def test_scores_of_another_pass_bound_it(tmp_path: Path) -> None:
     rules = "rules:\n- score: {column: words, min: 3, max: 7}\n"
     request(data, tmp_path / "second", tmp_path, rules, scores=[str(tmp_path / "first")]).run(Quiet())
     assert [row["detail"] for row in read_rows(tmp_path / "second")] == [
-        "1 words < 3", "2 words < 3", "", "", "", "", "", "8 words > 7", "9 words > 7"
+        "words 1 < 3", "words 2 < 3", "", "", "", "", "", "words 8 > 7", "words 9 > 7"
     ]  # fmt: skip
     with pytest.raises(UsageError, match="column 'quality'; they have hits, words"):
         changed = rules.replace("words", "quality")

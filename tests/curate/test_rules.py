@@ -111,7 +111,7 @@ def test_the_first_rule_is_the_reason_and_costly_ones_come_last(tmp_path: Path) 
     assert [check.name for check in checks] == ["words", "long", "blank", "bad_image"]
     grey = encoded(Image.new("RGB", (40, 30), (90, 90, 90)))
     found = judge(sample("Red.", images=(grey,)), checks, {})
-    assert (found.verdict.keep, found.verdict.reason, found.verdict.detail) == (False, "words", "1 words < 3")
+    assert (found.verdict.keep, found.verdict.reason, found.verdict.detail) == (False, "words", "words 1 < 3")
     assert found.hits == ("words", "long") and "deviation" not in found.measured, "nothing was decoded for it"
     whole = judge(sample("Red.", images=(grey,)), checks, {}, whole=True)
     assert whole.hits == ("words", "long", "blank") and whole.verdict == found.verdict

@@ -221,14 +221,14 @@ def test_killed_at_random_instants_by_two_processes(tmp_path: Path, command: str
         while process.poll() is None and len(list((tmp_path / "out").rglob("*.parquet"))) == before:
             time.sleep(0.01)
         try:
-            process.wait(instants.uniform(0, 1.5))
+            process.wait(instants.uniform(0, 0.3))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             kills += 1
         else:
             break
-    assert process.returncode == 0 and kills >= 3
+    assert process.returncode == 0 and kills >= 2
     assert visible(tmp_path / "out") == visible(tmp_path / "whole")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from sailctl.core.curate.rules_patterns import check_pattern
@@ -206,8 +207,8 @@ class Check:
     def asks(self) -> str:
         """The rule as a rules file has it, without its name."""
         given = self.bounds.model_dump(exclude_defaults=True, mode="json")
-        told = ", ".join(f"{key}: {value}" for key, value in given.items())
-        return f"{self.kind}: {{{told}}}" if told else self.kind
+        told = yaml.safe_dump(given, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6).strip()
+        return f"{self.kind}: {told}" if given else self.kind
 
 
 def load_rules(path: str | None) -> tuple[Check, ...]:

@@ -134,10 +134,14 @@ class Facts:
 
 def _outside(value: float, bounds: Any, unit: str) -> str | None:
     if bounds.min is not None and value < bounds.min:
-        return f"{value:g} {unit} < {bounds.min:g}"
+        return f"{unit} {_short(value)} < {_short(bounds.min)}"
     if bounds.max is not None and value > bounds.max:
-        return f"{value:g} {unit} > {bounds.max:g}"
+        return f"{unit} {_short(value)} > {_short(bounds.max)}"
     return None
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _words(bounds: Any, facts: Facts) -> str | None:
