@@ -51,7 +51,7 @@ def dedup(
     ] = None,
     image_distance: Annotated[
         float, S("--image-distance", help="Grey levels pictures may be apart where they are farthest apart.")
-    ] = 8.0,
+    ] = 7.0,
     text_distance: Annotated[
         float, S("--text-distance", help="Share of words that may be inserted, deleted or replaced.")
     ] = 0.2,

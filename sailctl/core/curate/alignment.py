@@ -19,7 +19,11 @@ ALIKE = 0.8  # cosine between descriptors: below, two pictures are not laid upon
 MOST = 8  # pictures that one is laid upon, the likeliest
 NEAR = 14.0  # grey levels; a crop is coarser by its other grid, so more than between equal views
 ROUGH = 40.0  # grey levels at half the size: farther, nothing is refined
+SURE = 3.0  # grey levels at half the size after a view: no other one is tried
+TINTS = 2.0, 3.2  # grey levels in the large, as in `pictures`; of a crop they change a little more
+MEANS = 12.0  # grey levels: if the means of two pictures are farther apart, neither is a crop of the other
 STEPS = 10
+HOPELESS = 90.0  # grey levels at half the size after the first view: no other one is tried
 TRIED = 3  # views, the likeliest, that a picture is laid upon to begin with
 
 
@@ -41,6 +45,13 @@ def _cosines() -> np.ndarray:
     k, x = np.arange(FREQUENCIES)[:, None], np.arange(pictures.SIDE)[None, :]
     rows = np.cos(np.pi * (2 * x + 1) * k / (2 * pictures.SIDE))
     return (rows / np.sqrt((rows**2).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def means(copies: np.ndarray) -> np.ndarray:
+    """float32 (N, 3) mean light and colours of small copies."""
+    return np.concatenate(
+        [pictures.lumas(copies).mean(axis=(1, 2))[:, None], pictures.chromas(copies).mean(axis=(2, 3))], axis=1
+    )
 
 
 def warped(planes: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -101,16 +112,22 @@ def crop_difference(whole: np.ndarray, shown: np.ndarray, views: np.ndarray) -> 
     """
     full, part = pictures.lumas(whole), pictures.lumas(shown)
     half, half_part = pictures.pooled(full), pictures.pooled(part)
-    tried = [aligned(half, half_part, frames_of(view)) for view in views.T]
-    rough = np.stack([pictures.worst(warped(half, frames), half_part) for frames in tried])
-    best = rough.argmin(axis=0)
+    frames, rough = frames_of(views[:, 0]), np.full(len(whole), np.inf)
+    for attempt, view in enumerate(views.T):
+        again = np.flatnonzero((rough > SURE) & ((rough < HOPELESS) | (attempt == 0)))
+        if not len(again):
+            break
+        found_frames = aligned(half[again], half_part[again], frames_of(view[again]))
+        apart = pictures.worst(warped(half[again], found_frames), half_part[again])
+        better = apart < rough[again]
+        frames[again[better]], rough[again[better]] = found_frames[better], apart[better]
     found = np.full(len(whole), np.inf)
-    if not len(near := np.flatnonzero(rough.min(axis=0) <= ROUGH)):
+    if not len(near := np.flatnonzero(rough <= ROUGH)):
         return found
     full, part, whole, shown = full[near], part[near], whole[near], shown[near]
-    frames = aligned(full, part, np.stack(tried)[best[near], near], STEPS // 2)
+    frames = aligned(full, part, frames[near], STEPS // 2)
     colours = pictures.chromas(whole), pictures.chromas(shown)
     planes = colours[0].reshape(-1, pictures.CHROMA, pictures.CHROMA)
     moved = warped(planes, np.repeat(frames, 2, axis=0)).reshape(colours[0].shape)
-    found[near] = pictures.farthest((warped(full, frames), part), (moved, colours[1]), NEAR)
+    found[near] = pictures.farthest((warped(full, frames), part), (moved, colours[1]), NEAR, TINTS)
     return found

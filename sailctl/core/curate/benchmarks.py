@@ -104,6 +104,7 @@ class Index:
     indexes: list[list[str]]
     copies: np.ndarray
     hashes: dict[bytes, int]
+    means: np.ndarray  # (P, 3)
     views: np.ndarray  # (P * V, D)
     shown_in: list[list[tuple[int, int]]]
     runs: np.ndarray
@@ -153,7 +154,8 @@ def load_index(folder: Path, names: tuple[str, ...], ngram: int) -> Index:
         stacked[blank] = 0
         views = stacked.reshape(-1, alignment.LENGTH)
         hashes = {own: at for own, at in hashes.items() if not blank[at]}
+    asked_in = [runs[run] for run in kept]
     return Index(
-        indexes, packed, hashes, views, shown_in, np.array(kept, dtype=np.uint64), [runs[run] for run in kept],
+        indexes, packed, hashes, alignment.means(packed), views, shown_in, np.array(kept, dtype=np.uint64), asked_in,
         tuple(sorted(lengths)),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from sailctl.core.curate.candidates import FindPairs, SortKeys, buckets_of, edge
 from sailctl.core.curate.clusters import KEEP, SCOPES, Choice, Settle
 from sailctl.core.curate.parts import Data, Part, open_data
 from sailctl.core.curate.passes import Pass, Workers, default_workers, file_of, run_tasks, verdict_table
-from sailctl.core.curate.pictures import BANDS, DOUBTFUL
+from sailctl.core.curate.pictures import BANDS, DOUBTFUL, NEAR
 from sailctl.core.curate.relations import Rules, as_rules
 from sailctl.core.curate.signatures import PLACE, Signatures, Signer
 from sailctl.core.curate.wording import KEYS
@@ -56,7 +56,7 @@ class DedupRequest:
     scope: str = "all"
     keep: str = "first"
     prefer: Sequence[str] = ()
-    image_distance: float = 8.0
+    image_distance: float = NEAR
     text_distance: float = 0.2
     processes: int | None = None
     ray: str | None = None

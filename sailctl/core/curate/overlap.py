@@ -76,6 +76,8 @@ class FindOverlaps:
         likely = np.argpartition(-best, most - 1, axis=1)[:, :most]
         shown, place = np.nonzero(np.take_along_axis(best, likely, axis=1) >= alignment.ALIKE)
         whole = likely[shown, place]
+        close = (np.abs(alignment.means(copies)[shown] - index.means[whole]) <= alignment.MEANS).all(axis=1)
+        shown, whole = shown[close], whole[close]
         views = np.argsort(-alike[shown, whole], axis=1, kind="stable")[:, : alignment.TRIED]
         apart = np.full(len(whole), np.inf)
         for start in range(0, len(whole), 128):

@@ -25,8 +25,8 @@ DOUBTFUL = 3  # bits of a band, the least certain ones, that a picture is also l
 THRESHOLD = 8.0  # of a cosine coefficient: where nothing varies, noise must not decide a bit
 BLANK = 3.0  # grey levels by which all of a small copy keeps to its mean: nothing there to be known by
 FAR = 12  # of the first 64 bits: farther apart, two pictures are not compared
-NEAR = 8.0  # grey levels: closer, they are the same; by measurement, see docs/curate-dedup.md
-TINT, TINT_OF_COLOUR = 2.0, 2.5  # grey levels in the large: closer, they are the same
+NEAR = 7.0  # grey levels: closer, they are the same; by measurement, see docs/curate-dedup.md
+TINTS = 1.6, 2.0  # grey levels in the large, of light and of colours: closer, they are the same
 SLACK = 0.5  # of the contrast around a pixel: what a shift by half a pixel may change there
 
 
@@ -154,13 +154,19 @@ def difference(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return farthest((lumas(left), lumas(right)), (chromas(left), chromas(right)), NEAR)
 
 
-def farthest(greys: tuple[np.ndarray, np.ndarray], colours: tuple[np.ndarray, np.ndarray], near: float) -> np.ndarray:
-    """The larger of how far planes are apart where they are farthest, and in the large; `near` of the one is as much as
-    `TINT` and `TINT_OF_COLOUR` of the other.
+def farthest(
+    greys: tuple[np.ndarray, np.ndarray],
+    colours: tuple[np.ndarray, np.ndarray],
+    near: float,
+    tints: tuple[float, float] = TINTS,
+) -> np.ndarray:
+    """The larger of how far planes are apart where they are farthest, and in the large; float32 (N,).
+
+    `near` of the one is as much as `tints` (of light, of colours) of the other.
     """
     flat = [planes.reshape(-1, CHROMA, CHROMA) for planes in colours]
     of_colour = [values.reshape(-1, 2).max(axis=1) for values in (worst(*flat), tint(*flat))]
-    large = np.maximum(tint(*greys) / TINT, of_colour[1] / TINT_OF_COLOUR) * near
+    large = np.maximum(tint(*greys) / tints[0], of_colour[1] / tints[1]) * near
     return np.maximum(np.maximum(worst(*greys), of_colour[0]), large)
 
 
