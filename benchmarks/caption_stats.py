@@ -150,28 +150,27 @@ def compare(captions: Sequence[str], tagged: int, turns: int, label: str) -> dic
     """The plain loop and the pass on the first `tagged` captions, all of them counted word by word, with equal figures;
     then the pass with one process and two on all captions, of which it draws as many.
 
-    Seconds are of the processor for loop and pass, which share a core with nobody that way, and of the clock for one
-    process and two, in turn. What starts before the first caption (Python, the taggers' lexicons) is taken off.
+    Seconds are of the processor for loop and pass, and of the clock for one process and two, in turn. What starts
+    before the first caption (Python, the taggers' lexicons) is taken off.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        few, some, whole = (
-            _written(captions[:count], folder / f"{count}.jsonl") for count in (2, tagged, len(captions))
-        )
+        some, whole = (_written(captions[:size], folder / f"{size}.jsonl") for size in (tagged, len(captions)))
+        few = [_written(captions[:2], folder / f"few{number}.jsonl") for number in (1, 2)]  # one for each process
         plain = Plain()
         began = time.process_time()
         expected = plain.figures(some)
         loop_s = time.process_time() - began
         _, start_s, _ = _pass(few, folder / "start", 1, tagged)
-        _, pass_s, stats = _pass(some, folder / "pass", 1, tagged)
+        _, pass_s, stats = _pass([some], folder / "pass", 1, tagged)
         for row in stats["table"]:
             for name in FIGURES:
                 assert abs(row[name]["value"] - expected[row["lang"]][name]) < 1e-9, (row["lang"], name)
         clock: dict[int, list[float]] = {1: [], 2: []}
         for turn in range(turns):
             for processes, taken in clock.items():
-                start, *_ = _pass(few, folder / f"few{processes}-{turn}", 1, tagged)
-                took, *_ = _pass(whole, folder / f"out{processes}-{turn}", processes, tagged)
+                start, *_ = _pass(few, folder / f"few{processes}-{turn}", processes, tagged)
+                took, *_ = _pass([whole], folder / f"out{processes}-{turn}", processes, tagged)
                 taken.append(took - start)
     one, two = (statistics.median(taken) for taken in clock.values())
     return {
@@ -195,9 +194,10 @@ def _written(captions: Sequence[str], path: Path) -> Path:
     return path
 
 
-def _pass(path: Path, out: Path, processes: int, sample: int) -> tuple[float, float, dict[str, Any]]:
+def _pass(paths: Sequence[Path], out: Path, processes: int, sample: int) -> tuple[float, float, dict[str, Any]]:
     """Seconds of the clock and of the processor that the command takes, and what it says."""
-    command = [sys.executable, "-m", "sailctl", "curate", "stats", "--data", str(path), "--out", str(out)]
+    data = [word for path in paths for word in ("--data", str(path))]
+    command = [sys.executable, "-m", "sailctl", "curate", "stats", *data, "--out", str(out)]
     options = ["--processes", str(processes), "--sample", str(sample), "--json"]
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([*command, *options], check=True, capture_output=True)
