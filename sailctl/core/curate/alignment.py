@@ -129,5 +129,8 @@ def crop_difference(whole: np.ndarray, shown: np.ndarray, views: np.ndarray) -> 
     colours = pictures.chromas(whole), pictures.chromas(shown)
     planes = colours[0].reshape(-1, pictures.CHROMA, pictures.CHROMA)
     moved = warped(planes, np.repeat(frames, 2, axis=0)).reshape(colours[0].shape)
-    found[near] = pictures.farthest((warped(full, frames), part), (moved, colours[1]), NEAR, TINTS)
+    seen = warped(full, frames)
+    apart = pictures.farthest((seen, part), (moved, colours[1]), NEAR, TINTS)
+    apart[pictures.other_texture(seen, part)] = np.inf
+    found[near] = apart
     return found

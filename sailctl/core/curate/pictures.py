@@ -27,6 +27,7 @@ BLANK = 3.0  # grey levels by which all of a small copy keeps to its mean: nothi
 FAR = 12  # of the first 64 bits: farther apart, two pictures are not compared
 NEAR = 7.0  # grey levels: closer, they are the same; by measurement, see docs/curate-dedup.md
 TINTS = 1.6, 2.0  # grey levels in the large, of light and of colours: closer, they are the same
+EVEN, GRAIN, ALIKE = 10.0, 0.5, 0.1  # contrast of an even part; its grain, in grey levels; least correlation of it
 SLACK = 0.5  # of the contrast around a pixel: what a shift by half a pixel may change there
 
 
@@ -168,6 +169,21 @@ def farthest(
     of_colour = [values.reshape(-1, 2).max(axis=1) for values in (worst(*flat), tint(*flat))]
     large = np.maximum(tint(*greys) / tints[0], of_colour[1] / tints[1]) * near
     return np.maximum(np.maximum(worst(*greys), of_colour[0]), large)
+
+
+def other_texture(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Whether the grain of the even parts of luma_NSS is another one, bool (N,), row by row.
+
+    Pictures that show the same few things on grounds of one tint are told apart by it alone: what is left of a ground
+    without its slow changes is uncorrelated then. False where nothing is even, or without grain.
+    """
+    even = np.maximum(_contrast(blurred(left)), _contrast(blurred(right))) < EVEN
+    grains = [(planes - blurred(blurred(planes))) * even for planes in (left, right)]
+    size = even.sum(axis=(1, 2))
+    powers = [(grain**2).sum(axis=(1, 2)) for grain in grains]
+    alike = (grains[0] * grains[1]).sum(axis=(1, 2)) / np.maximum(np.sqrt(powers[0] * powers[1]), 1e-6)
+    there = np.minimum(*powers) > GRAIN**2 * size
+    return there & (size > even[0].size / 5) & (alike < ALIKE)
 
 
 def worst(left: np.ndarray, right: np.ndarray) -> np.ndarray:
