@@ -28,7 +28,7 @@ if [[ -z ${API:-} || -z ${JUDGE:-} ]]; then  # stand-ins, for pictures of known 
     [[ -z ${DATA:-} && -z ${HELDOUT:-} ]] || { echo "DATA and HELDOUT need API=URL and JUDGE=URL" >&2; exit 2; }
     step "pictures with known captions, and a server that stands in for the strong API and the judge"
     sailctl synth --tasks caption --samples "${SAMPLES:-2000}" --seed 11 --format img2dataset --out "$data"
-    sailctl synth --tasks caption --samples 100 --seed 12 --split heldout --format img2dataset --out "$heldout"
+    sailctl synth --tasks caption --samples 200 --seed 12 --split heldout --format img2dataset --out "$heldout"
     rm -f "$runs/standin.url"
     python "$recipe/standin.py" --data "$data" --data "$heldout" --url-file "$runs/standin.url" &
     standin=$!
