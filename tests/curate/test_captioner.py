@@ -138,8 +138,8 @@ def test_scores_are_compared_picture_by_picture(tmp_path: Path) -> None:
     scores = module("scores")
     for name, values in (("before", [50.0, 60.0, None]), ("after", [60.0, 80.0, 90.0])):
         rows = [
-            {"id": "", "source": "a", "shard": "a.tar", "row": n, "key": str(n), "keep": True, "reason": "", "detail": "",
-             "quality": value}
+            {"id": "", "source": "a", "shard": "a.tar", "row": n, "key": str(n), "keep": True, "reason": "",
+             "detail": "", "quality": value}
             for n, value in enumerate(values)
         ]  # fmt: skip
         write_table(tmp_path / name / "verdicts/0.parquet", verdict_table(rows, {"quality": "double"}))
