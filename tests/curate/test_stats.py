@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -31,6 +33,7 @@ from sailctl.core.curate.text_stats import FIGURES
 from sailctl.core.data.lengths import read_lengths
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.errors import DataError, MissingExtra, UsageError
+from sailctl.core.records import Turn, sample_id
 from sailctl.core.reporter import Quiet
 from tests.curate.helpers_curate import captions_tar, files_in
 from tests.helpers_data import conversation, picture, write_jsonl, write_tar
@@ -243,6 +246,7 @@ def slow(sample):
     return whole(sample)
 stats_rows.caption_of = slow
 from sailctl.core.curate.stats import StatsRequest
+from sailctl.core.records import Turn, sample_id
 from sailctl.core.reporter import Quiet
 if __name__ == "__main__":
     StatsRequest([sys.argv[1]], Path(sys.argv[2]), sample=30, processes=1).run(Quiet())
@@ -343,3 +347,21 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(MissingExtra, match="jieba is not installed; install it with: pip install"):
         stats(said(ENGLISH, tmp_path / "a.jsonl"), tmp_path / "out")
+
+
+def test_sidecars_are_the_captions(tmp_path: Path) -> None:
+    data = captions_tar(tmp_path / "a.tar", ["old words", "old"])
+    texts = {"old words": "The small cat runs.", "old": "The dog sleeps."}
+    rows = [
+        {"id": sample_id([picture(place)], [Turn("assistant", old)]), "shard": "a.tar", "row": place,
+         "key": f"{place:06d}", "text": new, "turns": None}
+        for place, (old, new) in enumerate(texts.items())
+    ]  # fmt: skip
+    turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    kinds = {"id": pa.string(), "shard": pa.string(), "row": pa.int64(), "key": pa.string(), "text": pa.string()}
+    (tmp_path / "captions").mkdir()
+    table = pa.Table.from_pylist(rows, schema=pa.schema({**kinds, "turns": turns}))
+    pq.write_table(table, tmp_path / "captions/a.parquet")
+    found = stats(data, tmp_path / "out", captions=str(tmp_path / "captions"))
+    # the small cat runs, the dog sleeps: 7 words, 5 pairs
+    assert values(found["table"][0])[:2] == [3.5, 2.5]
