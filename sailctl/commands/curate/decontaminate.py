@@ -45,7 +45,7 @@ def decontaminate(
     ] = 20,
     image_distance: Annotated[
         float, S("--image-distance", help="Grey levels a picture may be off the part of a benchmark's.")
-    ] = 14.0,
+    ] = 18.0,
     processes: ProcessesOpt = None,
     ray: PassRayOpt = None,
     dry_run: DryRunOpt = False,

@@ -17,12 +17,12 @@ FREQUENCIES = 9  # a descriptor has the 9 x 9 lowest cosine coefficients without
 LENGTH = FREQUENCIES**2 - 1
 ALIKE = 0.8  # cosine between descriptors: below, two pictures are not laid upon one another
 MOST = 8  # pictures that one is laid upon, the likeliest
-NEAR = 14.0  # grey levels; a crop is coarser by its other grid, so more than between equal views
+NEAR = 18.0  # grey levels; a crop is coarser by its other grid, so more than between equal views
 ROUGH = 40.0  # grey levels at half the size: farther, nothing is refined
 SURE = 3.0  # grey levels at half the size after a view: no other one is tried
 TINTS = 2.0, 3.2  # grey levels in the large, as in `pictures`; of a crop they change a little more
 MEANS = 12.0  # grey levels: if the means of two pictures are farther apart, neither is a crop of the other
-STEPS = 10
+STEPS, MOVING = 10, 7  # of Gauss-Newton; the first of them only move a frame: sizes too early end in wrong places
 HOPELESS = 90.0  # grey levels at half the size after the first view: no other one is tried
 TRIED = 3  # views, the likeliest, that a picture is laid upon to begin with
 
@@ -78,16 +78,18 @@ def frames_of(views: np.ndarray) -> np.ndarray:
     return np.array([(s, s, x, y) for s, x, y in VIEWS], dtype=np.float64)[views]
 
 
-def aligned(whole: np.ndarray, shown: np.ndarray, frames: np.ndarray, steps: int = STEPS) -> np.ndarray:
+def aligned(
+    whole: np.ndarray, shown: np.ndarray, frames: np.ndarray, steps: int = STEPS, moving: int = 0
+) -> np.ndarray:
     """The frames (N, 4) of `whole` that look most like `shown` (luma_NSS both), from given ones on.
 
     Gauss-Newton on the squared difference (Lucas and Kanade 1981). Steps stay small, and frames within the picture and
-    above `DEEPEST`.
+    above `DEEPEST`; the first `moving` steps leave their sizes as they are.
     """
     frames, side = frames.copy(), whole.shape[1]
     centres = ((np.arange(side) + 0.5) / side).astype(np.float32)
     source, target = pictures.blurred(whole), pictures.blurred(shown)
-    for _ in range(steps):
+    for step in range(steps):
         seen = warped(source, frames)
         by_y, by_x = np.gradient(seen, axis=(1, 2))
         by_x *= side / frames[:, 0, None, None]  # gradients are taken on the frame's own grid
@@ -97,6 +99,8 @@ def aligned(whole: np.ndarray, shown: np.ndarray, frames: np.ndarray, steps: int
         residual = (target - seen).reshape(len(whole), -1, 1).astype(np.float32)
         normal = (flat @ flat.transpose(0, 2, 1)).astype(np.float64)
         normal += np.eye(4) * (2.5e-4 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-3)
+        if step < moving:
+            normal[:, :2, :2] += np.eye(2) * 1e3 * np.trace(normal, axis1=1, axis2=2)[:, None, None]
         change = np.linalg.solve(normal, (flat @ residual).astype(np.float64))[:, :, 0]
         frames += np.clip(change, -0.02, 0.02)
         frames[:, :2] = np.clip(frames[:, :2], DEEPEST, 1.0)
@@ -117,7 +121,7 @@ def crop_difference(whole: np.ndarray, shown: np.ndarray, views: np.ndarray) -> 
         again = np.flatnonzero((rough > SURE) & ((rough < HOPELESS) | (attempt == 0)))
         if not len(again):
             break
-        found_frames = aligned(half[again], half_part[again], frames_of(view[again]))
+        found_frames = aligned(half[again], half_part[again], frames_of(view[again]), moving=MOVING)
         apart = pictures.worst(warped(half[again], found_frames), half_part[again])
         better = apart < rough[again]
         frames[again[better]], rough[again[better]] = found_frames[better], apart[better]
