@@ -14,6 +14,7 @@ import argparse
 import base64
 import hashlib
 import json
+import os
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,12 +61,12 @@ def answer(content: Any, known: dict[bytes, str]) -> str:
 
 
 def main() -> None:
-    """Serve until killed; the address is in the file when questions may come."""
+    """Serve until killed, or orphaned; the address is in the file when questions may come."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, help="pictures with captions; repeatable")
     parser.add_argument("--url-file", required=True, type=Path, help="where the server's address is written")
     options = parser.parse_args()
-    known = known_captions(options.data)
+    known, parent = known_captions(options.data), os.getppid()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -94,6 +95,10 @@ def main() -> None:
     class Server(ThreadingHTTPServer):
         request_queue_size = 256  # connections come in bursts
         daemon_threads = True
+
+        def service_actions(self) -> None:  # twice a second: whoever started us may have been killed
+            if os.getppid() != parent:
+                raise SystemExit
 
     server = Server(("127.0.0.1", 0), Handler)
     written = options.url_file.with_suffix(".part")

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,6 +112,26 @@ class TestSteps:
 
 
 class TestStandin:
+    def test_it_does_not_outlive_who_started_it(self, tmp_path: Path) -> None:
+        """A killed script runs no trap."""
+        write_tar(tmp_path / "a.tar", [("0.png", picture(0)), ("0.txt", b"A red circle.")])
+        words = [sys.executable, str(FOLDER / "standin.py"), "--data", str(tmp_path / "a.tar"), "--url-file"]
+        script = "import subprocess, sys\nprint(subprocess.Popen(sys.argv[1:]).pid, flush=True)\nsys.stdin.read()"
+        started = subprocess.Popen([sys.executable, "-c", script, *words, str(tmp_path / "url")], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True)  # fmt: skip
+        assert started.stdout is not None
+        standin = Path("/proc") / started.stdout.readline().strip()
+        while not (tmp_path / "url").exists():
+            time.sleep(0.05)
+        assert standin.exists()
+        started.kill()
+        started.wait()
+        for _ in range(100):
+            if not standin.exists():
+                return
+            time.sleep(0.1)
+        pytest.fail("the stand-in is still there")
+
     def test_it_answers_with_the_known_caption(self, tmp_path: Path) -> None:
         standin = module("standin")
         write_tar(tmp_path / "a.tar", [("0.png", picture(0)), ("0.txt", b"A red circle.")])
@@ -148,6 +169,7 @@ def test_scores_are_compared_picture_by_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_from_pictures_to_a_better_captioner(tmp_path: Path) -> None:
     """Everything at work as a user would run it; what is done is not done again."""
     environment = {**os.environ, "RUNS": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
