@@ -20,7 +20,7 @@ from sailctl.core.curate.signatures import Signatures, u64
 
 PARTS_A_RUN = 50
 KEYS_A_BUCKET = 2_000_000
-NEIGHBOURS = 256  # samples of one key that one of them is compared with at most: those likest by their hash
+NEIGHBOURS = 128  # samples of one key that one of them is compared with at most: those likest by their hash
 PAIRS_AT_ONCE = 100_000
 COLUMNS = ("key", "sample", "content", "bits")
 

@@ -127,7 +127,7 @@ class Tell:
         """A verdict for every row."""
         import pyarrow.parquet as pq
 
-        place = self.signatures.parts.index(part)
+        place = self.signatures.place_of(part)
         first = int(self.signatures.starts[place])
         table = self.signatures.table(place, (*PLACE, "reason", "detail"))
         within = [("sample", ">=", first), ("sample", "<", first + len(table))]
@@ -191,5 +191,7 @@ def describe(result: dict[str, Any]) -> tuple[list[tuple[str, list[str], list[li
     share = result["kept"] / max(result["samples"], 1)
     lines = [f"kept {result['kept']:,} of {result['samples']:,} samples ({share:.1%})"]
     if result["clusters"]:
-        lines.append(f"{result['clusters']:,} clusters, the largest of {result['largest_cluster']:,} samples")
+        lines.append(
+            f"clusters of duplicates: {result['clusters']:,}, the largest of {result['largest_cluster']:,} samples"
+        )
     return tables, [*lines, f"verdicts: {result['out']}"]

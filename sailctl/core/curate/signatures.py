@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ class Signatures:
     folder: Path
     parts: tuple[Part, ...]
 
-    @property
+    @cached_property
     def starts(self) -> np.ndarray:
         """The first number of each part, then the number of samples."""
         return np.concatenate([[0], np.cumsum([part.stop - part.first for part in self.parts], dtype=np.int64)])
@@ -127,19 +128,28 @@ class Signatures:
     def take(self, numbers: np.ndarray, columns: Sequence[str]) -> dict[str, list[Any]]:
         """Columns of samples, whose numbers rise, as lists."""
         found: dict[str, list[Any]] = {name: [] for name in columns}
-        starts = self.starts
-        places = np.searchsorted(starts, numbers, side="right") - 1
-        for place in np.unique(places):
-            rows = numbers[places == place] - starts[place]
-            table = self.table(int(place), columns).take(rows)
+        places, first = np.unique(np.searchsorted(self.starts, numbers, side="right") - 1, return_index=True)
+        for place, some in zip(places.tolist(), np.split(numbers, first[1:]), strict=True):
+            table = self.table(place, columns).take(some - self.starts[place])
             for name in columns:
                 found[name] += table[name].to_pylist()
         return found
 
     def source_of(self, numbers: np.ndarray) -> np.ndarray:
         """Which source samples are of."""
-        sources = np.array([part.source for part in self.parts])
-        return sources[np.searchsorted(self.starts, numbers, side="right") - 1]
+        return self._sources[np.searchsorted(self.starts, numbers, side="right") - 1]
+
+    def place_of(self, part: Part) -> int:
+        """Which of all parts one is."""
+        return self._places[part.name]
+
+    @cached_property
+    def _sources(self) -> np.ndarray:
+        return np.array([part.source for part in self.parts])
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {part.name: place for place, part in enumerate(self.parts)}
 
 
 def u32(data: bytes) -> np.ndarray:
