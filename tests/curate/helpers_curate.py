@@ -10,11 +10,12 @@ from typing import Any
 
 from sailctl.core.curate.parts import Row
 from sailctl.core.curate.passes import verdict_table
-from tests.helpers_data import picture, write_tar
 
 
 def captions_tar(path: Path, captions: Sequence[str], pictures: Sequence[bytes] | None = None) -> Path:
     """A tar in img2dataset layout, a picture of its own for every caption unless given."""
+    from tests.helpers_data import picture, write_tar  # which imports torch, and workers do without
+
     members: list[tuple[str, bytes]] = []
     for number, text in enumerate(captions):
         members.append((f"{number:06d}.png", picture(number) if pictures is None else pictures[number]))

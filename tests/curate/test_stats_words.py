@@ -225,3 +225,10 @@ def test_histograms_know_quantiles(values: list[int], cut: int) -> None:
         exact = int(np.quantile(values, share, method="inverted_cdf"))
         assert told[name] == pytest.approx(exact, rel=0.002), "exact below 1,024, else within a bin"
         assert exact >= 1024 or told[name] == exact
+
+
+def test_a_word_or_two_are_claimed_for_no_other_language() -> None:
+    """What is read off signs and screens is short; a rule on languages must not drop it."""
+    for text in ("ZOE", "kite", "jam", "TO PARSE\nCONTENT", "blue diamond", "XC XE YC", "A SETUP"):
+        assert language_of(text) in ("en", "und")
+    assert language_of("Ein Hund am Strand") == "de" and language_of("un perro en la playa") == "es"

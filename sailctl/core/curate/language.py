@@ -1,7 +1,8 @@
 """Which language a text is in: the script decides where it can, common words and a trained model where it cannot.
 
-Codes are those of ISO 639-1; "und" is a text without letters. The model (py3langid, bundled with its package) is asked
-of Latin, Cyrillic, Arabic and Devanagari text only, and of English only where no common word gives it away.
+Codes are those of ISO 639-1; "und" is a text without letters, or too short to tell. The model (py3langid, bundled with
+its package) is asked of Latin, Cyrillic, Arabic and Devanagari text only, and of English only where no common word gives
+it away.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ _WORDS_PER_ENGLISH = 16  # one of these in so many words makes a text English
 # Most captions are English, and what few words in Latin letters are can hardly be told: another language has to be so
 # much likelier than English.
 _ENGLISH_PRIOR = 8.0
+# Of so few Latin words no other language is claimed below this probability: "diamond" can be in many.
+_FEW, _SURE = 3, 0.3
 _READS = 400  # characters that are looked at; more change nothing but the time
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
 
 def language_of(text: str) -> str:
-    """The code of the language most of a text's words are in; "und" where it has no letters.
+    """The code of the language most of a text's words are in; "und" where it has no letters, or too few to tell.
 
     Raises MissingExtra where the model is needed and not installed.
     """
@@ -94,7 +97,10 @@ def _by_model(text: str, script: str) -> str:
     candidates = _LANGUAGES[script]
     scores = {language: float(score) for language, score in _model().rank(text) if language in candidates}
     best = max(scores, key=lambda language: (scores[language], language))
-    return "en" if scores.get("en", 0.0) * _ENGLISH_PRIOR >= scores[best] else best
+    if scores.get("en", 0.0) * _ENGLISH_PRIOR >= scores[best]:
+        return "en"
+    few = script == "latin" and len(text.split()) <= _FEW
+    return UNDETERMINED if few and scores[best] < _SURE else best
 
 
 @lru_cache(maxsize=1)
