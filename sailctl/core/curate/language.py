@@ -1,7 +1,7 @@
 """Which language a text is in: the script decides where it can, common words and a trained model where it cannot.
 
 Codes are those of ISO 639-1; "und" is a text without letters, or too short to tell. The model (py3langid, bundled with
-its package) is asked of Latin, Cyrillic, Arabic and Devanagari text only, and of English only where no common word tells
+its package) is asked of Latin, Cyrillic, Arabic and Devanagari text only, of English only where no common word tells
 it.
 """
 
