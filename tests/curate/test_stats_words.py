@@ -229,6 +229,16 @@ def test_histograms_know_quantiles(values: list[int], cut: int) -> None:
 
 def test_a_word_or_two_are_claimed_for_no_other_language() -> None:
     """What is read off signs and screens is short; a rule on languages must not drop it."""
-    for text in ("ZOE", "kite", "jam", "TO PARSE\nCONTENT", "blue diamond", "XC XE YC", "A SETUP"):
+    for text in (
+        "ZOE",
+        "kite",
+        "jam",
+        "TO PARSE\nCONTENT",
+        "blue diamond",
+        "XC XE YC",
+        "A SETUP",
+        "AGE 73\nCODE 66\nNAME ZOE",
+        "BY TYPE",
+    ):
         assert language_of(text) in ("en", "und")
     assert language_of("Ein Hund am Strand") == "de" and language_of("un perro en la playa") == "es"

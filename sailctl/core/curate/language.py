@@ -46,8 +46,9 @@ _WORDS_PER_ENGLISH = 16  # one of these in so many words makes a text English
 # Most captions are English, and what few words in Latin letters are can hardly be told: another language has to be so
 # much likelier than English.
 _ENGLISH_PRIOR = 8.0
-# Of so few Latin words no other language is claimed below this probability: "diamond" can be in many.
-_FEW, _SURE = 3, 0.3
+# Of so few Latin words, and of what is read off signs and tables, no other language is claimed below this probability:
+# "DIAMOND 5" can be in many.
+_FEW, _SURE = 3, 0.6
 _READS = 400  # characters that are looked at; more change nothing but the time
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 
@@ -99,7 +100,7 @@ def _by_model(text: str, script: str) -> str:
     best = max(scores, key=lambda language: (scores[language], language))
     if scores.get("en", 0.0) * _ENGLISH_PRIOR >= scores[best]:
         return "en"
-    few = script == "latin" and len(text.split()) <= _FEW
+    few = script == "latin" and (text.isupper() or len(_WORD.findall(text)) <= _FEW)
     return UNDETERMINED if few and scores[best] < _SURE else best
 
 
