@@ -168,6 +168,27 @@ def test_pair_rules(tmp_path: Path) -> None:
     assert hits(checks, sample("A caption without a picture.", images=())) == ["placeholders"]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("english", "'english' is no code of a language; did you mean 'en'?"),
+        ("EN", "'EN' is no code of a language; did you mean 'en'?"),
+        ("zh-cn", "'zh-cn' is no code of a language; did you mean 'zh'?"),
+        ("chinese", "'chinese' is no code of a language; did you mean 'zh'?"),
+        ("Enlgish", "'Enlgish' is no code of a language; did you mean 'en'?"),
+        ("xx", "'xx' is no code of a language; known: ar, "),
+        ("und", "'und': text in no language that can be told is always kept"),
+        ("no", "false is no code of a language; for Norwegian write 'no'"),
+    ],
+)
+def test_a_language_is_a_code(tmp_path: Path, given: str, told: str) -> None:
+    """Any other name is told of no text: the rule would drop all of them."""
+    with pytest.raises(UsageError, match=rf"rules\.yaml.*keep.*{re.escape(told)}"):
+        rules(tmp_path, f"- language: {{keep: [en, {given}]}}\n")
+    (check,) = rules(tmp_path, "- language: {keep: [en, 'no', zh, ja]}\n")
+    assert check.bounds.keep == ["en", "no", "zh", "ja"]
+
+
 def test_language_and_score_rules(tmp_path: Path) -> None:
     checks = rules(
         tmp_path,

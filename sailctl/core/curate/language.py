@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from functools import lru_cache
@@ -51,6 +52,16 @@ _ENGLISH_PRIOR = 8.0
 _FEW, _SURE = 3, 0.6
 _READS = 400  # characters that are looked at; more change nothing but the time
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+CODES = tuple(sorted({*_ONLY.values(), *(code for codes in _LANGUAGES.values() for code in codes)}))
+# What people write instead of a code.
+_NAMES = {
+    "english": "en", "chinese": "zh", "mandarin": "zh", "cn": "zh", "zho": "zh", "japanese": "ja", "jp": "ja",
+    "korean": "ko", "kr": "ko", "german": "de", "deutsch": "de", "french": "fr", "spanish": "es", "italian": "it",
+    "portuguese": "pt", "dutch": "nl", "polish": "pl", "swedish": "sv", "danish": "da", "norwegian": "no", "nb": "no",
+    "finnish": "fi", "czech": "cs", "greek": "el", "hungarian": "hu", "romanian": "ro", "turkish": "tr",
+    "indonesian": "id", "malay": "ms", "vietnamese": "vi", "russian": "ru", "ukrainian": "uk", "arabic": "ar",
+    "persian": "fa", "urdu": "ur", "hindi": "hi", "hebrew": "he", "thai": "th", "bengali": "bn", "tamil": "ta",
+}  # fmt: skip
 
 
 def language_of(text: str) -> str:
@@ -68,6 +79,20 @@ def language_of(text: str) -> str:
         if sum(word in _ENGLISH for word in words) * _WORDS_PER_ENGLISH >= max(len(words), 1):
             return "en"
     return _by_model(text[:_READS], script)
+
+
+def no_code(text: str) -> str | None:
+    """Why a text is no code that `language_of` tells of a language, with the near one; None where it is one."""
+    if text in CODES:
+        return None
+    known = f"known: {', '.join(CODES)}"
+    if text == UNDETERMINED:
+        return f"{text!r}: text in no language that can be told is always kept; leave it out; {known}"
+    said = text.strip().lower()
+    first = re.split(r"[-_ ]", said)[0]
+    exact = next((one for one in (_NAMES.get(said), _NAMES.get(first), first) if one in CODES), None)
+    near = [exact] if exact else [_NAMES[one] for one in difflib.get_close_matches(said, _NAMES, 1, 0.75)]
+    return f"{text!r} is no code of a language; " + "".join(f"did you mean {one!r}? " for one in near) + known
 
 
 def _script(text: str) -> str | None:

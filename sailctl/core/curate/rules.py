@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from sailctl.core.curate.language import no_code
 from sailctl.core.curate.rules_patterns import check_pattern
 from sailctl.core.errors import UsageError
 from sailctl.core.schema.base import Config
@@ -73,6 +74,17 @@ class Language(Config):
 
     keep: list[str] = Field(min_length=1)
     of: Of = "answers"
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _are_codes(cls, value: Any) -> Any:
+        """Another name would be found in no text, and all be dropped; YAML reads a bare `no` as false."""
+        for code in value if isinstance(value, list) else ():
+            if code is False:
+                raise ValueError("false is no code of a language; for Norwegian write 'no', with its quotes")
+            if isinstance(code, str) and (problem := no_code(code)):
+                raise ValueError(problem)
+        return value
 
 
 class Refusal(Config):
