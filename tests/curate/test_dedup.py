@@ -209,7 +209,7 @@ class TestCommand:
         first = CliRunner().invoke(app, asked)
         assert first.exit_code == 0, first.output
         assert "kept 4 of 10 samples (40.0%)" in first.output
-        assert "next: sailctl curate write" in first.output
+        assert "next: sailctl curate mix --data" in first.output
         before = files_in(tmp_path / "out")
         assert CliRunner().invoke(app, asked).exit_code == 0
         assert files_in(tmp_path / "out") == before and not (tmp_path / "out/work").exists()

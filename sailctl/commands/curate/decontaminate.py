@@ -30,6 +30,10 @@ def decontaminate(
             metavar="PATH",
         ),
     ] = None,
+    verdicts: Annotated[
+        list[str] | None,
+        S("--verdicts", help="Passes whose drops take no part; repeatable.", metavar="DIR"),
+    ] = None,
     out: OutOpt = None,
     image_root: ImageRootOpt = None,
     captions: CaptionsOpt = None,
@@ -57,16 +61,17 @@ def decontaminate(
 
     $ sailctl curate decontaminate --data shards --against LMUData --out OUT
 
-    $ sailctl curate decontaminate --data a.tar --against POPE.tsv --by image
+    $ sailctl curate decontaminate --data a --verdicts D --against B.tsv --out O
     """
     from sailctl.commands import output
     from sailctl.core.curate.decontaminate import DecontaminateRequest, describe
 
     request = DecontaminateRequest(
-        data or [], against or [], out, image_root, captions, by, ngram, common, image_distance, processes, ray
-    )
+        data or [], against or [], out, image_root, captions, verdicts or [], by, ngram, common, image_distance,
+        processes, ray,
+    )  # fmt: skip
     with output.Reporter(json=json) as reporter:
         result = request.perform(reporter, dry_run=dry_run)
     output.emit_result(result, *describe(result), json=json)
-    if not json and not dry_run:
-        output.next_command(f"sailctl bench --suite SUITE --checkpoint RUN --overlap {out}")
+    if result.get("next") and not json:
+        output.next_command(result["next"])

@@ -22,6 +22,10 @@ S = typer.Option
 
 def dedup(
     data: CuratedOpt = None,
+    verdicts: Annotated[
+        list[str] | None,
+        S("--verdicts", help="Passes whose drops take no part; repeatable.", metavar="DIR"),
+    ] = None,
     out: OutOpt = None,
     image_root: ImageRootOpt = None,
     captions: CaptionsOpt = None,
@@ -62,9 +66,11 @@ def dedup(
 ) -> None:
     """Find exact and near duplicates; verdicts say which go, and for which sample that stays.
 
+    What --verdicts drop is not looked at, so that no sample goes for one that is gone already.
+
     Examples
 
-    $ sailctl curate dedup --data shards --out curated/dedup
+    $ sailctl curate dedup --data shards --verdicts FILTER --out OUT
 
     $ sailctl curate dedup --data mix.yaml --by image --keep largest --out OUT
 
@@ -74,11 +80,11 @@ def dedup(
     from sailctl.core.curate.duplicates import DedupRequest, describe
 
     request = DedupRequest(
-        data or [], out, image_root, captions, by, scope, keep, prefer or [], image_distance, text_distance, processes,
-        ray,
+        data or [], out, image_root, captions, verdicts or [], by, scope, keep, prefer or [], image_distance,
+        text_distance, processes, ray,
     )  # fmt: skip
     with output.Reporter(json=json) as reporter:
         result = request.perform(reporter, dry_run=dry_run)
     output.emit_result(result, *describe(result), json=json)
-    if not json and not dry_run:
-        output.next_command(f"sailctl curate write --data DATA --verdicts {out} --out SHARDS")
+    if result.get("next") and not json:
+        output.next_command(result["next"])

@@ -15,6 +15,8 @@ from typing import Any
 
 from sailctl.core.curate.alignment import NEAR
 from sailctl.core.curate.benchmarks import SHORTEST, BenchmarkTable, find_tables, read_benchmark
+from sailctl.core.curate.following import mix_command
+from sailctl.core.curate.join import content
 from sailctl.core.curate.overlap import FindOverlaps
 from sailctl.core.curate.parts import Part, open_data
 from sailctl.core.curate.passes import Pass, default_workers, file_of, run_tasks, verdict_table, write_table
@@ -41,6 +43,7 @@ class DecontaminateRequest:
     out: Path | None
     image_root: str | None = None
     captions: str | None = None
+    verdicts: Sequence[str] = ()
     by: str = "image,question"
     ngram: int = 13
     common: int = 20
@@ -60,20 +63,22 @@ class DecontaminateRequest:
         if self.out is None:
             raise UsageError("--out is missing: the folder the verdicts are written to")
         tables = find_tables(self.against)
-        data = open_data(self.paths, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.paths, image_root=self.image_root, captions=self.captions, verdicts=self.verdicts)
         if dry_run:
             names = [table.name for table in tables]
             return {"out": str(self.out), "samples": len(data), "against": names, "by": list(by)}
         parameters = {
             "against": {table.name: table.content() for table in tables}, "by": list(by), "ngram": self.ngram,
             "common": self.common, "image_distance": self.image_distance,
+            "verdicts": [content(path) for path in self.verdicts],
         }  # fmt: skip
         made = Pass("decontaminate", self.out, parameters, data, default_workers(self.processes, self.ray), reporter)
         if not made.open():
             self._find(made, tables, by)
         shutil.rmtree(self.out / "work", ignore_errors=True)
         assert made.summary is not None
-        return {"out": str(self.out), **made.summary}
+        following = mix_command(data, self.paths, self.verdicts, self.out, self.image_root, self.captions)
+        return {"out": str(self.out), **made.summary, "next": following}
 
     def _find(self, made: Pass, tables: Sequence[BenchmarkTable], by: tuple[str, ...]) -> None:
         work, workers, reporter = made.out / "work", made.workers, made.reporter
@@ -222,5 +227,6 @@ def describe(result: dict[str, Any]) -> tuple[list[tuple[str, list[str], list[li
     return [("benchmarks in the data", columns, rows)], [
         f"kept {result['kept']:,} of {result['samples']:,} samples; dropped: {dropped}",
         f"which sample, which row: {result['out']}/overlaps.tsv",
+        f"the shares beside scores: sailctl bench --overlap {result['out']}",
         f"verdicts: {result['out']}",
     ]

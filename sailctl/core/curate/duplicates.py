@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from sailctl.core.curate.candidates import FindPairs, SortKeys, buckets_of, edges, runs_of
 from sailctl.core.curate.clusters import KEEP, SCOPES, Choice, Settle
+from sailctl.core.curate.following import mix_command
+from sailctl.core.curate.join import content
 from sailctl.core.curate.parts import Data, Part, open_data
 from sailctl.core.curate.passes import Pass, Workers, default_workers, file_of, run_tasks, verdict_table
 from sailctl.core.curate.pictures import BANDS, DOUBTFUL, NEAR
@@ -52,6 +54,7 @@ class DedupRequest:
     out: Path | None
     image_root: str | None = None
     captions: str | None = None
+    verdicts: Sequence[str] = ()
     by: str = "sample"
     scope: str = "all"
     keep: str = "first"
@@ -70,10 +73,11 @@ class DedupRequest:
             raise UsageError(f"--scope {self.scope}: give {', '.join(SCOPES)}")
         if self.out is None:
             raise UsageError("--out is missing: the folder the verdicts are written to")
-        data = open_data(self.paths, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.paths, image_root=self.image_root, captions=self.captions, verdicts=self.verdicts)
         parameters = {
             "by": list(rules.by), "scope": self.scope, "keep": self.keep, "prefer": list(self.prefer),
             "image_distance": rules.image, "text_distance": rules.text,
+            "verdicts": [content(path) for path in self.verdicts],
         }  # fmt: skip
         choice = Choice(self.keep, self._preferred(data), self.scope)
         if dry_run:
@@ -84,7 +88,8 @@ class DedupRequest:
             made.finish(_summary(made))
         shutil.rmtree(self.out / "work", ignore_errors=True)
         assert made.summary is not None
-        return {"out": str(self.out), **made.summary}
+        following = mix_command(data, self.paths, self.verdicts, self.out, self.image_root, self.captions)
+        return {"out": str(self.out), **made.summary, "next": following}
 
     def _preferred(self, data: Data) -> tuple[int, ...]:
         names = [source.name for source in data.sources]

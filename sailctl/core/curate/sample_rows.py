@@ -85,10 +85,10 @@ class Candidates:
         for verdicts in self.verdicts:
             found = verdicts.of(rows).to_pydict()
             for at, keep in enumerate(found["keep"]):
-                if not reasons[at] and not keep:
-                    missing = keep is None
-                    reasons[at] = NO_VERDICT if missing else found["reason"][at] or "dropped"
-                    details[at] = verdicts.path if missing else found["detail"][at] or ""
+                if keep is None and not reasons[at]:
+                    reasons[at], details[at] = NO_VERDICT, verdicts.path
+                elif keep is False and reasons[at] in ("", NO_VERDICT):  # a pass over what this one kept knows it not
+                    reasons[at], details[at] = found["reason"][at] or "dropped", found["detail"][at] or ""
         table = rows.append_column("reason", pa.array(reasons, pa.string()))
         table = table.append_column("detail", pa.array(details, pa.string()))
         if (concepts := self.grouping.concepts) is not None:
