@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sailctl.core.curate.opinions import item_of, read_opinions, write_opinions
 from sailctl.core.curate.parts import open_data
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.records import CaptionRow
-from tests.curate.helpers_curate import captions_tar
+from tests.curate.helpers_curate import captions_tar, files_in
 from tests.curate.helpers_judge import KEY, JudgeStub, Question, Says, fair, worth
 from tests.helpers_data import conversation, picture, write_jsonl, write_tar
 
@@ -112,6 +113,45 @@ def test_nothing_to_judge_is_no_success(tmp_path: Path) -> None:
         result = sailctl(*words, "--task", "sft", "--out", tmp_path / "sft")
         assert result.exit_code == 1 and "conversations without a question" in result.stderr
     assert stub.count == 0 and not (tmp_path / "out/summary.json").exists()
+
+
+def test_a_start_that_came_to_nothing_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """Whatever was wrong, the corrected command goes to the same --out."""
+    data = captions_tar(tmp_path / "data.tar", marked([5, 2]))
+    broken = write_tar(tmp_path / "broken.tar", [("a.json", b"{"), ("a.png", picture(1)), ("b.json", b"[")])
+    textless = captions_tar(tmp_path / "textless.tar", ["", ""])
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    kept.mkdir()
+    with JudgeStub(fair) as stub, JudgeStub(lambda question: 401) as refusing:
+        asking = ("--endpoint", stub.url, "--model", "stub", "--out")
+        result = sailctl("--data", broken, *asking, out)
+        assert result.exit_code == 1 and not out.exists()
+        told = r"no sample can be read, the first is broken\.tar, row 0: bad_json \(.+\)"
+        assert re.search(told, result.stderr), result.stderr
+        for folder in (out, kept):
+            result = sailctl("--data", data, "--reference", broken, *asking, folder)
+            assert result.exit_code == 2 and not list(tmp_path.glob("out")) and not list(kept.iterdir())
+            assert "nothing there has a caption; the first sample is broken.tar, row 0: bad_json" in result.stderr
+        assert kept.is_dir(), "it was there before"
+        result = sailctl("--data", data, "--reference", textless, *asking, out)
+        assert result.exit_code == 2 and "the first sample is textless.tar, row 0: " in result.stderr
+        result = sailctl("--data", data, "--endpoint", refusing.url, "--model", "other", "--out", out)
+        assert result.exit_code == 1 and not out.exists()
+        judged(stub, data, out)
+
+
+def test_what_an_earlier_run_left_stays(tmp_path: Path) -> None:
+    """A run that finds the pass begun takes nothing away, and neither does one that was answered at all."""
+    data = captions_tar(tmp_path / "data.tar", marked([5] * 9))
+    words = ("--data", data, "--model", "stub", "--out", tmp_path / "out", "--in-flight", 1)
+    with JudgeStub(fair) as stub:
+        capped = ("--endpoint", stub.url, "--price-in", 1000, "--price-out", 1000, "--max-cost", 3.5)
+        assert sailctl(*words, *capped).exit_code == 1
+    before = files_in(tmp_path / "out")
+    assert "pass.json" in before
+    with JudgeStub(lambda question: 401) as stub:
+        assert sailctl(*words, "--endpoint", stub.url).exit_code == 1
+    assert files_in(tmp_path / "out") == before
 
 
 # --- conversations ---------------------------------------------------------------------------------------------------

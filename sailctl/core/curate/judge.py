@@ -23,7 +23,7 @@ from sailctl.core.curate.passes import Pass, Workers, default_workers, file_of, 
 from sailctl.core.data.verdicts import VERDICTS
 from sailctl.core.engines.ask import Engine
 from sailctl.core.engines.rubrics import LANGUAGES
-from sailctl.core.errors import DataError, UsageError
+from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
 from sailctl.core.records import Sample
 from sailctl.core.reporter import Reporter
 
@@ -75,7 +75,12 @@ class JudgeRequest:
             told = self._parameters(task, str(name), found, minimums)
             made = Pass("judge", self.out, told, data, self._workers(len(data.parts)), reporter)
             if not made.open():
-                self._judge(made, task, drawn, found, minimums, engine)
+                try:
+                    self._judge(made, task, drawn, found, minimums, engine)
+                except SailctlError as error:
+                    if not isinstance(error, Interrupted) and not _answered(made.out):
+                        made.discard(WORK, ANSWERS)
+                    raise
         finally:
             if engine is not None:
                 asyncio.run(engine.close())
@@ -122,7 +127,7 @@ class JudgeRequest:
         for path in tables:
             asked.add(path)
         if not asked.samples:
-            raise DataError(nothing_line(asked.not_asked))
+            raise DataError(nothing_line(asked.not_asked, _first_problem(made.data, drawn)))
         if asked.unread > self.max_unjudged * asked.samples:
             for path in tables:
                 if has_failed(path):  # their journals stand: the same command asks what failed, and nothing else
@@ -263,6 +268,20 @@ class _Shown:
     def find(self, sample: Sample) -> str:
         """What a plan shows in a reference's place."""
         return f"(the reference of {sample.key})"
+
+
+def _answered(out: Path) -> bool:
+    """Whether anything was answered that another try would want: journals hold answers, and go last."""
+    return any(path.stat().st_size for path in (out / WORK / ANSWERS).rglob("*.jsonl"))
+
+
+def _first_problem(data: Data, drawn: Drawn) -> str:
+    """Why the first drawn sample cannot be read, if it cannot."""
+    number = next((number for number, size in enumerate(drawn.sizes) if size), None)
+    if number is None:
+        return ""
+    ordinal = drawn.ordinal(number, 0)
+    return next(data.rows(Part(number, ordinal, ordinal + 1, ""))).problem()
 
 
 def _ticker(reporter: Reporter, left: Sequence[Chunk], sizes: dict[str, int]) -> Callable[[str, int], None]:

@@ -199,8 +199,8 @@ class _Book:
             self.asking.tick(self.chunk.name, self.done)
 
 
-def nothing_line(not_asked: dict[str, int]) -> str:
-    """Why there was nothing to ask about any sample."""
+def nothing_line(not_asked: dict[str, int], problem: str = "") -> str:
+    """Why there was nothing to ask about any sample; `problem` is that of the first one, where it cannot be read."""
     reasons = {
         "no_reference": "no reference has their id or their pictures; see what --reference names",
         "no_question": "conversations without a question; --task quality is for captions",
@@ -208,7 +208,8 @@ def nothing_line(not_asked: dict[str, int]) -> str:
         "no_image": "there is no picture to judge by",
     }
     told = "; ".join(f"{count:,} samples: {reasons.get(why, why)}" for why, count in not_asked.items())
-    return f"there is nothing to judge: {told or 'no sample can be read'}"
+    unread = "no sample can be read" + (f", the first is {problem}" if problem else "")
+    return f"there is nothing to judge: {told or unread}"
 
 
 def unjudged_line(unread: int, asked: int, examples: Sequence[dict[str, Any]]) -> str:

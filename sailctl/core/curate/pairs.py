@@ -68,6 +68,13 @@ class ReferencePath:
             told = repr([(files.base_name(one), *_footer(one)) for one in self.sidecars])
         return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
+    def first_problem(self) -> str:
+        """Why the first sample is no reference, where none is."""
+        if self.data is not None and self.data.parts:
+            row = next(self.data.rows(self.data.parts[0]))
+            return f"; the first sample is {row.problem() or f'{row.shard}, row {row.row}: nothing is said of it'}"
+        return ""
+
     def references(self) -> Iterator[_Reference]:
         """All that have a text, in order. Raises DataError where a file is damaged."""
         if self.data is not None:
@@ -142,7 +149,7 @@ def _write_index(source: ReferencePath, folder: Path, reporter: Reporter) -> Non
             if number % 500 == 0:
                 reporter.update(number)
     if len(ends) == 1:
-        raise UsageError(f"--reference {source.path}: nothing there has a caption")
+        raise UsageError(f"--reference {source.path}: nothing there has a caption{source.first_problem()}")
     np.save(folder / "ends.npy", np.asarray(ends))
     for name in keys:
         halves = np.frombuffer(bytes(keys[name]), dtype=">u8").reshape(-1, 2).astype(np.uint64)

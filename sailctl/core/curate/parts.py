@@ -26,6 +26,13 @@ class Row(NamedTuple):
     sample: Sample | None
     error: SampleError | None
 
+    def problem(self) -> str:
+        """Why it cannot be read and where it lies, for people; empty where it can."""
+        if self.error is None:
+            return ""
+        detail = f" ({self.error.detail})" if self.error.detail else ""
+        return f"{self.shard}, row {self.row}: {self.error.reason}{detail}"
+
     def place(self) -> dict[str, Any]:
         """The columns by which a verdict knows its sample; the id of a broken one is empty."""
         identity = "" if self.sample is None else self.sample.id

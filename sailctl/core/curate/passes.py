@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +73,8 @@ class Pass:
     reporter: Reporter
     version: int = 1
     summary: dict[str, Any] | None = field(default=None, init=False)
+    _began: bool = field(default=False, init=False)
+    _made_folder: bool = field(default=False, init=False)
 
     def open(self) -> bool:
         """Begin the pass or find it begun; whether it is finished, and then `summary` is what it said.
@@ -89,7 +93,9 @@ class Pass:
         elif self.out.is_dir() and any(self.out.iterdir()):
             raise UsageError(f"--out {self.out}: is not empty and holds no pass of sailctl curate; give another folder")
         else:
+            self._made_folder = not self.out.exists()
             write_json(path, told)
+            self._began = True
         done = self.out / SUMMARY_FILE
         if done.is_file():
             self.summary = json.loads(done.read_text(encoding="utf-8"))
@@ -107,6 +113,20 @@ class Pass:
         """The parts with their files, in order."""
         for part in self.data.parts:
             yield part, file_of(self.out / folder, part)
+
+    def discard(self, *folders: str) -> None:
+        """Forget a pass that came to nothing: its `folders` go and the next may be another one.
+
+        Only where this object began it: what an earlier command left stays.
+        """
+        if not self._began:
+            return
+        for name in folders:
+            shutil.rmtree(self.out / name, ignore_errors=True)
+        with suppress(OSError):
+            (self.out / PASS_FILE).unlink()
+            if self._made_folder:
+                self.out.rmdir()
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Note that all is done, with what is to be told of it."""
