@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sailctl.core.errors import SampleError
-from sailctl.core.images import choose_grid, decode, image_size, num_tiles, tile
+from sailctl.core.images import checked_size, choose_grid, decode, image_size, num_tiles, tile
 
 LIMIT = 1_000_000
 
@@ -247,7 +247,21 @@ def test_honest_grey_jpegs_are_not_taken_for_early_ends():
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
 def test_truncated_files_are_errors(kind, share):
     data = encoded(noise(80, 60), kind)
-    assert reason(data[: int(len(data) * share)])[0] == "bad_image"
+    cut = data[: int(len(data) * share)]
+    assert reason(cut)[0] == "bad_image"
+    with pytest.raises(SampleError, match="bad_image"):
+        checked_size(cut, max_pixels=LIMIT)
+
+
+def test_whole_files_are_measured_undecoded_and_odd_ends_are_decoded(monkeypatch):
+    whole = [encoded(noise(80, 60), kind, **options) for kind, options in
+             (("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("GIF", {}))]  # fmt: skip
+    assert checked_size(whole[0] + b"more", max_pixels=LIMIT) == (80, 60), "decoders stop at the marker"
+    assert checked_size(encoded(noise(80, 60), "BMP"), max_pixels=LIMIT) == (80, 60)
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    assert [checked_size(data, max_pixels=LIMIT) for data in whole] == [(80, 60)] * 5
+    with pytest.raises(SampleError, match="image_too_large"):
+        checked_size(whole[0], max_pixels=4799)
 
 
 @pytest.mark.parametrize(

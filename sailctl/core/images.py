@@ -62,6 +62,28 @@ def image_size(data: bytes) -> tuple[int, int]:
         raise SampleError("bad_image", f"{len(data)} bytes, {_first_line(error)}") from error
 
 
+def checked_size(data: bytes, *, max_pixels: int) -> tuple[int, int]:
+    """Width and height of a picture that `decode` would most likely take: its header and its end are looked at.
+
+    Whole JPEG, PNG, GIF and WebP files end as their formats say and are not decoded; others are, and `decode` decides.
+    What is wrong before the end is not seen. Raises SampleError "image_too_large" or "bad_image" as `decode` does.
+    """
+    width, height = image_size(data)
+    if width * height > max_pixels or not _ends_whole(data):
+        decode(data, max_pixels=max_pixels)
+    return width, height
+
+
+def _ends_whole(data: bytes) -> bool:
+    """Whether a file ends with its format's last marker or, for WebP, holds as many bytes as it announces."""
+    if data[:4] == b"RIFF":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    for start, end in ((b"\xff\xd8", b"\xff\xd9"), (b"\x89PNG", b"IEND\xaeB`\x82"), (b"GIF8", b";")):
+        if data.startswith(start):
+            return data.endswith(end)
+    return False
+
+
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
     Image.init()

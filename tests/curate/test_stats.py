@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from sailctl.cli import app
@@ -286,6 +288,20 @@ def test_lengths_are_those_that_plan_reads(tmp_path: Path) -> None:
     assert len(read.rows) == 2 and read.short == 0 and not read.targets_estimated
     assert rows[0]["tiles"] > 1 and rows[0]["tokens"] > rows[0]["tiles"] * found["recipe"]["tokens_per_tile"]
     assert found["all"]["distributions"]["tokens"]["n"] == 2
+
+
+def test_pictures_that_end_early_are_broken(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(picture(0, 90, 60))).convert("RGB").save(buffer, "JPEG")
+    cut = [
+        whole[: len(whole) * share // 100] for whole in (buffer.getvalue(), picture(1, 90, 60)) for share in (60, 95)
+    ]
+    path = captions_tar(tmp_path / "a.tar", ["The cat sleeps."] * 6, [*cut, buffer.getvalue(), picture(1, 90, 60)])
+    found = stats(path, tmp_path / "out", recipe="tiny")
+    assert [row["reason"] for row in read_rows(tmp_path / "out")] == ["bad_image"] * 4 + ["", ""]
+    assert found["all"]["broken"] == {"bad_image": 4} and len((tmp_path / "out/lengths.csv").read_text().split()) == 3
+    limited = stats(path, tmp_path / "limited", recipe="tiny", overrides=["data.max_image_pixels=5000"])
+    assert limited["all"]["broken"] == {"image_too_large": 6}, "as training says"
 
 
 def test_comparing_names_differences_and_refuses_what_cannot_be(tmp_path: Path) -> None:

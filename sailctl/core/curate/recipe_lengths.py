@@ -42,6 +42,7 @@ class RecipeChoice:
             "min_tiles": data.min_tiles,
             "max_tiles": data.max_tiles,
             "thumbnail": data.thumbnail,
+            "max_image_pixels": data.max_image_pixels,
             "pack_tokens": data.pack_tokens,
             "pack_tiles": data.pack_tiles,
             "overlong": data.overlong,

@@ -22,6 +22,7 @@ from sailctl.core.curate.recipe_lengths import RecipeChoice
 from sailctl.core.curate.tagging import TAGGED, is_word, tagger_of
 from sailctl.core.errors import SampleError
 from sailctl.core.records import Sample
+from sailctl.core.schema.data import DataConfig
 
 # Of a sample: the language, the words of its caption (of languages that put blanks between them), its characters
 # (white space aside), the size of its first picture; under a recipe its tokens, tiles and supervised tokens.
@@ -111,9 +112,10 @@ class Measure:
 def _measurer(recipe: RecipeChoice | None) -> Callable[[Sample], dict[str, Any]]:
     """A function that gives the columns of a sample's pictures and tokens, and raises SampleError."""
     encoder = None if recipe is None else recipe.encoder()
+    most = (DataConfig() if encoder is None else encoder.data).max_image_pixels
 
     def measure(sample: Sample) -> dict[str, Any]:
-        sizes = [images.image_size(data) for data in sample.images]
+        sizes = [images.checked_size(data, max_pixels=most) for data in sample.images]
         record: dict[str, Any] = {"images": len(sizes)}
         if sizes:
             record["width"], record["height"] = sizes[0]
