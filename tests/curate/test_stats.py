@@ -308,7 +308,8 @@ def test_comparing_names_differences_and_refuses_what_cannot_be(tmp_path: Path) 
     poor, rich = said(["The dog runs."] * 200, tmp_path / "poor.jsonl"), said(lively(600, 8), tmp_path / "rich.jsonl")
     ours = stats(rich, tmp_path / "rich", sample=100)
     stats(poor, tmp_path / "poor", sample=100)
-    (row,) = compare(ours, tmp_path / "poor")
+    (row,), others = compare(ours, tmp_path / "poor")
+    assert others == ["rich (zh) is only here"]
     assert (row["source"], row["against"], row["lang"], row["sample"]) == ("rich", "poor", "en", 100)
     assert row["2-gram"]["difference"] == pytest.approx(row["2-gram"]["ours"] - 0.02)
     assert row["2-gram"]["ci95"][0] > 0
@@ -322,6 +323,25 @@ def test_comparing_names_differences_and_refuses_what_cannot_be(tmp_path: Path) 
         compare(ours, tmp_path / "poor")
     with pytest.raises(DataError, match="holds no finished sailctl curate stats"):
         compare(ours, tmp_path)
+
+
+def test_a_row_that_cannot_be_compared_leaves_the_others(tmp_path: Path) -> None:
+    one = said([*ENGLISH, CHINESE[0]], tmp_path / "one.jsonl")
+    two = said([*ENGLISH, *CHINESE[:9]], tmp_path / "two.jsonl")
+    stats(two, tmp_path / "two")
+    found = stats(one, tmp_path / "one", against=tmp_path / "two")
+    assert [(row["lang"], row["2-gram"]["difference"]) for row in found["comparison"]] == [("en", 0)]
+    line = "not compared: two (zh) is a sample of 9 captions, one (zh) here one of 1; counts of different things depend"
+    assert f"{line} on it" in lines(found)
+    told = json.loads((tmp_path / "two/summary.json").read_text())
+    told["tools"]["en"]["tagger"] = "nltk 3.9"
+    (tmp_path / "two/summary.json").write_text(json.dumps(told))
+    with pytest.raises(UsageError, match=r"nothing can be compared: one \(en\): its tagger of en is nltk .* with one$"):
+        compare(found, tmp_path / "two")
+    told["table"][1]["sample"] = 1
+    (tmp_path / "two/summary.json").write_text(json.dumps(told))
+    (row,), (other,) = compare(found, tmp_path / "two")
+    assert row["lang"] == "zh" and other.startswith("one (en): its tagger of en is nltk 3.9")
 
 
 def test_what_makes_no_sense_is_refused_at_once(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def stats(
 ) -> None:
     """Count what captions are made of: by source, languages, lengths, sizes, different n-grams and parts of speech.
 
-    Killed or stopped anywhere, the same command goes on. Comparing samples of different sizes is refused.
+    Killed or stopped anywhere, the same command goes on. Samples of different sizes are never compared.
 
     Examples
 

@@ -77,7 +77,8 @@ class StatsRequest:
         assert made.summary is not None
         if self.against is None:
             return made.summary
-        return {**made.summary, "against": str(self.against), "comparison": compare(made.summary, self.against)}
+        compared, others = compare(made.summary, self.against)
+        return {**made.summary, "against": str(self.against), "comparison": compared, "not_compared": others}
 
     def next(self, result: dict[str, Any]) -> str:
         """The command that usually comes next."""

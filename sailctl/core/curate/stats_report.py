@@ -62,8 +62,8 @@ def lines(stats: dict[str, Any]) -> list[str]:
     broken = stats["all"]["broken"]
     if broken:
         said.append("broken: " + ", ".join(f"{reason} {count:,}" for reason, count in broken.items()))
-    languages = {row["lang"] for row in stats["table"]}
-    for language in sorted(languages):
+    languages = _languages(stats)
+    for language in languages:
         tool = stats["tools"][language]
         said.append(f"{language}: {tool['tokenizer']}, {tool['tagger']}")
     if languages:
@@ -76,52 +76,56 @@ def lines(stats: dict[str, Any]) -> list[str]:
         said.append(f"smaller samples, not comparable with full ones: {names}")
     if not stats["table"]:
         said.append("no English and no Chinese captions: nothing to count words of")
+    said += [f"not compared: {why}" for why in stats.get("not_compared", [])]
     return said
 
 
 def comparable(tools: dict[str, dict[str, str]], other: Path) -> dict[str, Any]:
-    """The statistics of another pass, if its tokenizers and taggers are these.
+    """The statistics of another pass, if its tokenizers and taggers of any language are these.
 
-    Raises UsageError where one differs, naming both; DataError where there is no such pass.
+    Raises UsageError where all differ, naming both of one; DataError where there is no such pass.
     """
     theirs = read_stats(other)
-    for language in sorted({row["lang"] for row in theirs["table"]}):
-        for tool, ours in tools[language].items():
-            if ours != (others := theirs["tools"][language][tool]):
-                raise UsageError(
-                    f"--against {other}: its {tool} of {language} is {others}, here it is {ours}; figures of different "
-                    f"ones are not comparable: make both with one"
-                )
+    differ = [_other_tool(tools, theirs["tools"], language) for language in _languages(theirs)]
+    if differ and all(differ):
+        raise UsageError(f"--against {other}: {differ[0]}: make both with one")
     return theirs
 
 
-def compare(stats: dict[str, Any], other: Path) -> list[dict[str, Any]]:
-    """The figures of a pass and of another one, row by row: difference and its 95% interval.
+def compare(stats: dict[str, Any], other: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The figures of a pass and of another one: rows of differences with 95% intervals, and why others have none.
 
     Rows are those of the same source and language; where either has one source, it is compared whatever its name.
-    Raises UsageError where samples' sizes differ, naming both, and where `comparable` does.
+    Samples of different sizes and words of different tools are never compared. Raises UsageError where that leaves no
+    row, naming what differs, and where `comparable` does.
     """
     theirs = comparable(stats["tools"], other)
     pairs = _pairs(stats["table"], theirs["table"])
     if not pairs:
         raise UsageError(f"--against {other}: has no source and language in common with this")
+    compared: list[dict[str, Any]] = []
+    told: list[tuple[int, str, str]] = []  # size of the smaller sample, why, remedy
     for mine, one in pairs:
-        if mine["sample"] != one["sample"]:
-            least = min(mine["sample"], one["sample"])
-            raise UsageError(
-                f"--against {other}: {_label(one)} is a sample of {one['sample']:,} captions, {_label(mine)} here one "
-                f"of {mine['sample']:,}; counts of different things depend on it: make both with --sample {least}"
+        least = min(mine["sample"], one["sample"])
+        if tool := _other_tool(stats["tools"], theirs["tools"], mine["lang"]):
+            told.append((least, f"{_label(mine)}: {tool}", "make both with one"))
+        elif mine["sample"] != one["sample"]:
+            why = (
+                f"{_label(one)} is a sample of {one['sample']:,} captions, {_label(mine)} here one of "
+                f"{mine['sample']:,}; counts of different things depend on it"
             )
-    return [
-        {
-            "source": mine["source"],
-            "against": one["source"],
-            "lang": mine["lang"],
-            "sample": mine["sample"],
-            **{name: _difference(mine[name], one[name]) for name in FIGURES},
-        }
-        for mine, one in pairs
-    ]
+            told.append((least, why, f"make both with --sample {least}"))
+        else:
+            figures = {name: _difference(mine[name], one[name]) for name in FIGURES}
+            head = {"source": mine["source"], "against": one["source"], "lang": mine["lang"], "sample": mine["sample"]}
+            compared.append({**head, **figures})
+    if not compared:
+        _, why, remedy = max(told)
+        raise UsageError(f"--against {other}: nothing can be compared: {why}: {remedy}")
+    paired = [id(row) for pair in pairs for row in pair]
+    alone = [f"{_label(row)} is only here" for row in stats["table"] if id(row) not in paired]
+    alone += [f"{_label(row)} is only there" for row in theirs["table"] if id(row) not in paired]
+    return compared, [why for _, why, _ in told] + alone
 
 
 def read_stats(folder: Path) -> dict[str, Any]:
@@ -163,6 +167,16 @@ def _pairs(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> list[tup
     return pairs
 
 
+def _other_tool(ours: dict[str, Any], theirs: dict[str, Any], language: str) -> str:
+    """Which tool of a language differs, and how; empty where none does."""
+    for tool, here in ours[language].items():
+        if here != (there := theirs[language][tool]):
+            return (
+                f"its {tool} of {language} is {there}, here it is {here}; figures of different ones are not comparable"
+            )
+    return ""
+
+
 def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     difference = ours["value"] - theirs["value"]
     half = hypot(_half(ours["ci95"]), _half(theirs["ci95"]))  # samples that know nothing of each other
@@ -172,6 +186,10 @@ def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         "difference": difference,
         "ci95": [difference - half, difference + half],
     }
+
+
+def _languages(stats: dict[str, Any]) -> list[str]:
+    return sorted({row["lang"] for row in stats["table"]})
 
 
 def _label(row: dict[str, Any]) -> str:
