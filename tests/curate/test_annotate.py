@@ -27,7 +27,8 @@ from sailctl.core.curate.annotate.pictures import shown
 from sailctl.core.curate.annotate.request import AnnotateRequest
 from sailctl.core.curate.annotate.results import agreed, describe, means, preferences
 from sailctl.core.curate.annotate.store import CRITERIA, Answers, Book, fields_of, opinions
-from sailctl.core.curate.opinions import item_of
+from sailctl.core.curate.judge_people import compare
+from sailctl.core.curate.opinions import item_of, opinions_table
 from sailctl.core.curate.parts import open_data
 from sailctl.core.errors import DataError, MissingExtra, UsageError
 from sailctl.core.reporter import Quiet
@@ -157,6 +158,41 @@ class TestAnswers:
         assert found["kappa"]["value"] == pytest.approx(0.6)  # (0.8 - 0.5) / (1 - 0.5)
         assert means(items, answers)["preference"]["value"] == pytest.approx(0.0)  # 4 of +1, 4 of -1, 2 split, one 0
         assert preferences(items, answers) == {"good": 10, "same": 1, "bad": 10}
+
+    @pytest.mark.parametrize("task", ["quality", "sft"])
+    def test_the_judge_tells_the_same_of_people(self, task: str) -> None:
+        """`curate judge --people` reads their opinions: equal numbers, both captions of an item being one draw."""
+        generator = random.Random(5)
+        people = ("cy", "ann")  # the list is in no order
+        items = [thing(n, *people, reference=f"other {n}" if task == "quality" else None) for n in range(25)]
+        fields = fields_of(task, pair=task == "quality")
+        answers = {name: Answers(fields, range(25)) for name in people}
+        for said in answers.values():
+            for number in range(25):
+                said.state[number] = {field: generator.choice((0, 1) if field == "preference" else (3, 4, 5))
+                                      for field in fields}  # fmt: skip
+        told = agreed(items, answers)
+        judged = compare(opinions_table([]), opinions_table(opinions(task, items, answers)))
+        judged = [one for one in judged if one["criterion"] != "quality"]
+        assert {one["criterion"] for one in judged} == set(told)
+        for one in judged:
+            mine = told[one["criterion"]]
+            for name, theirs in (("percent", "equal"), ("kappa", "kappa"), ("weighted", "quadratic_kappa")):
+                assert mine[name]["value"] == pytest.approx(one[theirs]["value"])
+                assert mine[name]["ci95"] == pytest.approx(one[theirs]["ci95"])
+                assert (mine[name]["n"], mine[name]["items"]) == (one["n"], one["items"])
+        both = next(one for one in judged if one["criterion"] in ("fluency", "difficulty"))
+        assert (both["n"], both["items"]) == ((50, 25) if task == "quality" else (25, 25))
+
+    def test_a_kappa_of_one_who_never_varies_is_not_told(self) -> None:
+        items = [thing(n, "ann", "bo") for n in range(4)]
+        ann, bo = (Answers(("fluency",), range(4)) for _ in range(2))
+        for number, mark in enumerate((5, 5, 4, 5)):
+            ann.state[number], bo.state[number] = {"fluency": mark}, {"fluency": 5}
+        found = agreed(items, {"ann": ann, "bo": bo})
+        result = {"annotators": [], "means": {}, "agreement": found, "task": "quality", "items": 4, "doubled": 4}
+        tables, _ = describe({**result, "preferences": None, "rows": 8, "opinions": "o"})
+        assert tables[-1][2] == [["fluency", "4", "75.0%", "-", "-"]]
 
     def test_nothing_answered_is_described_too(self, pairs: AnnotateRequest) -> None:
         with serving(pairs):

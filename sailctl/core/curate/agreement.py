@@ -68,9 +68,12 @@ def ratio(above: Values, below: Values, items: Sequence[Hashable] | None = None,
 def kappa(a: Values, b: Values, items: Sequence[Hashable] | None = None, seed: int = 0) -> Agreement:
     """Cohen's kappa, (p_o - p_e) / (1 - p_e), of values taken as categories.
 
-    Cohen, Educational and Psychological Measurement 20, 1960. Not defined where both sides say one thing only.
+    Cohen, Educational and Psychological Measurement 20, 1960. None where a side says one thing only: the formula then
+    gives 0 whatever the other says, or nothing at all.
     """
     pairs = _Pairs(a, b, items)
+    if pairs.one_sided:
+        return Agreement(None, pairs.n, pairs.items, None)
     left, right = pairs.left, pairs.right
     values_L, places = np.unique(np.concatenate([left, right]), return_inverse=True)
     of_left, of_right = places[: len(left)], places[len(left) :]
@@ -91,9 +94,11 @@ def quadratic_kappa(a: Values, b: Values, items: Sequence[Hashable] | None = Non
     """Cohen's kappa with quadratic weights, 1 - Σ w p_o / Σ w p_e, w = (a - b)²: near misses count little.
 
     Cohen, Psychological Bulletin 70, 1968. Of chance the mean of (a - b)² over all pairs of one left and one right
-    value is var a + var b + (mean a - mean b)². Not defined where both sides say one and the same thing only.
+    value is var a + var b + (mean a - mean b)². None where a side says one thing only, as of `kappa`.
     """
     pairs = _Pairs(a, b, items)
+    if pairs.one_sided:
+        return Agreement(None, pairs.n, pairs.items, None)
     centre = float(np.mean(pairs.left)) if pairs.n else 0.0  # large offsets would cost digits
     left, right = pairs.left - centre, pairs.right - centre
 
@@ -182,9 +187,15 @@ class _Pairs:
             self.left, self.right, self.counts = both[0], both[1], counts.astype(np.float64)
             self.items = self.n
         else:
-            numbers: dict[Hashable, int] = {}
-            self.item_N = np.array([numbers.setdefault(name, len(numbers)) for name in items], dtype=np.int64)
+            # by name, so that the order of pairs does not decide what is drawn
+            numbers = {name: number for number, name in enumerate(sorted(set(items), key=repr))}
+            self.item_N = np.array([numbers[name] for name in items], dtype=np.int64)
             self.items = len(numbers)
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether a side never varies."""
+        return bool(self.n) and any(side.min() == side.max() for side in (self.left, self.right))
 
     def draw(self, generator: np.random.Generator, resamples: int) -> np.ndarray:
         """How often each pair stands in so many resamples: (R, N)."""

@@ -94,8 +94,8 @@ def _agreement(report: Mapping[str, Any]) -> TableOf:
         ]
         for one in report["agreement"]
     ]
-    columns = ["between", "criterion", "pairs", "items", "kappa", "weighted kappa", "Spearman", "equal"]
-    return "Agreement (95% intervals by item; weights quadratic)", columns, rows
+    columns = ["between", "criterion", "pairs", "samples", "kappa", "weighted kappa", "Spearman", "equal"]
+    return "Agreement (95% intervals by sample; weights quadratic)", columns, rows
 
 
 def _counts(report: Mapping[str, Any]) -> str:

@@ -23,9 +23,11 @@ def compare(opinions: Any, people: Any) -> list[dict[str, Any]]:
     """Agreement for every pair of kinds of judges and every criterion both were asked on, as JSON.
 
     `opinions` are the model's, `people` those of persons, tables as `read_opinions` gives them. Of several pairs of
-    opinions on an item each counts, and items are drawn whole for the intervals.
+    opinions on a sample each counts, as of its two captions, and samples are drawn whole for the intervals: what people
+    were shown at once is one piece of evidence. So does `annotate/results.py`.
     """
     rows = [*opinions.to_pylist(), *people.to_pylist()]
+    samples = {row["item"]: row["id"] for row in rows}
     found = []
     for task in SCALES:
         mine = [row for row in rows if row["task"] == task]
@@ -39,7 +41,9 @@ def compare(opinions: Any, people: Any) -> list[dict[str, Any]]:
             }
             for between, paired in pairs.items():
                 if paired:
-                    found.append({"task": task, "criterion": criterion, "between": between, **_told(criterion, paired)})
+                    found.append(
+                        {"task": task, "criterion": criterion, "between": between, **_told(criterion, paired, samples)}
+                    )
     return found
 
 
@@ -102,10 +106,9 @@ def _again(values: Values, again: Values) -> Iterator[tuple[str, float, float]]:
                 yield item, values[item][judge], value
 
 
-def _told(criterion: str, pairs: Sequence[tuple[str, float, float]]) -> dict[str, Any]:
-    items = [item for item, _, _ in pairs]
+def _told(criterion: str, pairs: Sequence[tuple[str, float, float]], samples: Mapping[str, str]) -> dict[str, Any]:
+    names = [samples[item] for item, _, _ in pairs]
     left, right = [one for _, one, _ in pairs], [one for _, _, one in pairs]
-    names: Sequence[str] | None = items if len(set(items)) < len(items) else None
     statistics = {"spearman": agreement.spearman}
     if criterion != QUALITY:
         statistics |= {

@@ -29,22 +29,22 @@ def progress(items: Sequence[Item], answers: dict[str, Answers]) -> list[dict[st
 def agreed(items: Sequence[Item], answers: dict[str, Answers]) -> dict[str, dict[str, Any]]:
     """Criterion → share of equal answers, Cohen's κ and its quadratically weighted kin, of items two people completed.
 
-    Where both captions of a pair are scored, both count; intervals draw whole items.
+    Where both captions of a pair are scored, both count; intervals draw whole samples, both captions at once.
     """
     left: dict[str, list[float]] = {}
     right: dict[str, list[float]] = {}
-    about: dict[str, list[int]] = {}
+    about: dict[str, list[str]] = {}
     for item in items:
         if len(item.annotators) < 2:
             continue
-        # In the order of the list of people, whoever had it first: κ of two people is then Cohen's, sides and all.
-        first, second = (answers[name] for name in answers if name in item.annotators)
+        # By name, whoever had it first: κ of two people is then Cohen's, sides and all, and that of `curate judge`.
+        first, second = (answers[name] for name in sorted(answers) if name in item.annotators)
         if first.is_complete(item.number) and second.is_complete(item.number):
             for field in first.fields:
                 criterion = field.rpartition(".")[2]
                 left.setdefault(criterion, []).append(first.state[item.number][field])
                 right.setdefault(criterion, []).append(second.state[item.number][field])
-                about.setdefault(criterion, []).append(item.number)
+                about.setdefault(criterion, []).append(item.id)
     measures = {
         "percent": agreement.percent_agreement,
         "kappa": agreement.kappa,
@@ -140,5 +140,5 @@ def _interval(ci95: list[float] | None) -> str:
 
 def _told(one: dict[str, Any]) -> str:
     if one["value"] is None:
-        return "undefined"
+        return "-"
     return f"{one['value']:.2f}" + ("" if one["ci95"] is None else f" ({_interval(one['ci95'])})")
