@@ -242,6 +242,31 @@ class TestMeanings:
             sample(tars, tmp_path / "more", samples="21", concepts=words, cap=10)
         assert sample(tars, tmp_path / "cap", concepts=words, cap=10)["drawn"] == 10
 
+    @pytest.mark.parametrize("options", [{}, {"samples": "12"}, {"even_ngrams": 2}, {"processes": 2}])
+    def test_a_cap_holds_for_concepts_that_share_captions(
+        self, tars: list[str], tmp_path: Path, options: dict[str, Any]
+    ) -> None:
+        words = tmp_path / "words.txt"
+        words.write_text("\n".join([*WORDS[:4], "dog", "zebra"]))
+        told = sample(tars, tmp_path / "out", concepts=words, cap=3, **options)
+        of_each = Counter(name for row in drawn(tmp_path / "out") for name in row["group"].split("|"))
+        assert {one["group"]: one["drawn"] for one in told["groups"] if one["drawn"]} == of_each
+        assert max(of_each.values()) == 3 and told["drawn"] == len(drawn(tmp_path / "out"))
+        if "samples" in options:
+            assert told["drawn"] == 12
+            return
+        for row in read_rows(tmp_path / "out"):  # and nobody is left out who would have fitted
+            names = row["group"].split("|") if row["group"] else []
+            assert row["keep"] or not names or any(of_each[name] == 3 for name in names)
+
+    def test_the_most_that_a_cap_leaves_can_be_had(self, tars: list[str], tmp_path: Path) -> None:
+        words = tmp_path / "words.txt"
+        words.write_text("\n".join([*WORDS, "dog", "zebra"]))
+        most = sample(tars, tmp_path / "all", concepts=words, cap=3)["drawn"]
+        assert sample(tars[::-1], tmp_path / "most", concepts=words, cap=3, samples=str(most))["drawn"] == most
+        with pytest.raises(UsageError, match=f"{most + 1} are asked for, {most} samples are what --cap 3 leaves"):
+            sample(tars, tmp_path / "more", concepts=words, cap=3, samples=str(most + 1))
+
     def test_even_ngrams_raise_entropy_and_distinct_ngrams(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(0)
         ranks = np.minimum(rng.zipf(1.4, (1500, 6)), 3000)

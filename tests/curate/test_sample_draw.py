@@ -17,7 +17,7 @@ from sailctl.core.curate.passes import write_table
 from sailctl.core.curate.quota import allot, by_largest_remainder, evenly, naturally, parse_count, parse_quotas
 from sailctl.core.curate.sample_clusters import cluster, kmeans
 from sailctl.core.curate.sample_concepts import Concepts
-from sailctl.core.curate.sample_draw import chances, concept_chances, concept_threshold, draw, uniform
+from sailctl.core.curate.sample_draw import chances, concept_chances, concept_threshold, draw, uniform, within_cap
 from sailctl.core.errors import DataError, UsageError
 
 COUNTS = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.integers(0, 50), min_size=1, max_size=12)
@@ -135,6 +135,14 @@ class TestDraws:
         assert found == pytest.approx([0.25, 1 - 0.75 * 0.5, 0.5, 0.0])
         t = concept_threshold(member, concept, np.array([4.0, 2.0]), 3, 2)
         assert concept_chances(member, concept, np.array([4.0, 2.0]), 3, t).sum() == pytest.approx(2)
+
+    def test_a_cap_by_hand(self) -> None:
+        # samples of concepts 0, 0 and 1, 1, 0; in this order, sample 1 would be the second of concept 0
+        member, concept = np.array([0, 1, 1, 2, 3]), np.array([0, 0, 1, 1, 0])
+        order = np.array([0, 1, 3, 2])
+        assert within_cap(order, member, concept, 1, None).tolist() == [0, 2]
+        assert within_cap(order, member, concept, 2, None).tolist() == [0, 1, 2]
+        assert within_cap(order, member, concept, 2, 2).tolist() == [0, 1]
 
 
 class TestConcepts:

@@ -16,7 +16,15 @@ from sailctl.core.curate.ngram_balance import GramCounts
 from sailctl.core.curate.parts import Part
 from sailctl.core.curate.quota import allot
 from sailctl.core.curate.sample_concepts import Concepts
-from sailctl.core.curate.sample_draw import chances, concept_chances, concept_threshold, draw, uniform
+from sailctl.core.curate.sample_draw import (
+    chances,
+    concept_chances,
+    concept_threshold,
+    draw,
+    ranked,
+    uniform,
+    within_cap,
+)
 from sailctl.core.curate.sample_rows import NO_CONCEPT, NO_GROUP, NO_VERDICT
 from sailctl.core.errors import UsageError
 
@@ -168,22 +176,33 @@ def _by_concepts(
     def of(t: float) -> np.ndarray:
         return concept_chances(all_of.member, all_of.concept, counts, len(all_of), t)
 
-    most = len(all_of) if wish.cap is None else round(float(of(wish.cap).sum()))
-    size = most if size is None else size
-    if size > most:
+    def pick(t: float, expected: int, weights: np.ndarray) -> np.ndarray:
+        order = ranked(chances(of(t) * weights, expected), all_of.number)
+        if wish.cap is None:
+            return np.sort(order[:size])
+        return within_cap(order, all_of.member, all_of.concept, wish.cap, size)
+
+    cap = float(wish.cap or counts.max())
+    tries = [(cap, round(float(of(cap).sum())))]  # without a size, and for the largest one
+    if size is not None:
+        t = concept_threshold(all_of.member, all_of.concept, counts, len(all_of), size)
+        tries.insert(0, (min(t, cap), min(size, len(all_of))))
+    for t, expected in tries:
+        drawn = pick(t, expected, weights)
+        if size is None or len(drawn) == size:
+            break
+    else:
         what = "samples name a concept" if wish.cap is None else f"samples are what --cap {wish.cap} leaves"
-        raise UsageError(f"--samples: {size:,} are asked for, {most:,} {what}; ask for fewer, or give more concepts")
-    t = concept_threshold(all_of.member, all_of.concept, counts, len(all_of), size)
-    t = t if wish.cap is None else min(t, float(wish.cap))
-    chance = of(t)
-    drawn = draw(chances(chance * weights, size), all_of.number, size)
-    alone = draw(chances(chance, size), all_of.number, size)
+        raise UsageError(
+            f"--samples: {size:,} are asked for, {len(drawn):,} {what}; ask for fewer, or give more concepts"
+        )
+    alone = pick(t, expected, np.ones(len(all_of)))
     taken = np.zeros(len(all_of), dtype=bool)
     taken[drawn] = True
     after = np.bincount(all_of.concept[taken[all_of.member]], minlength=len(names))
     before = {name: int(count) for name, count in zip(names, counts, strict=True)}
     given = {name: int(count) for name, count in zip(names, after, strict=True)}
-    return drawn, alone, {"t": t, **_groups(before, given)}
+    return drawn, alone, {"t": t, "cap": wish.cap, **_groups(before, given)}
 
 
 def _groups(before: dict[str, int], given: dict[str, int]) -> dict[str, Any]:

@@ -49,9 +49,33 @@ def draw(chance: np.ndarray, number: np.ndarray, size: int) -> np.ndarray:
     the odds of their number to the odds of their chance; who is certain has none. Of equal chances it is a simple
     random sample.
     """
+    return np.sort(ranked(chance, number)[:size])
+
+
+def ranked(chance: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Places of (N,) samples in the order in which `draw` takes them; who is certain, by number alone."""
     with np.errstate(divide="ignore"):
         rank = number / (1 - number) * ((1 - chance) / chance)
-    return np.sort(np.argsort(rank, kind="stable")[:size])
+    return np.lexsort((number, rank))
+
+
+def within_cap(order: np.ndarray, member: np.ndarray, concept: np.ndarray, cap: int, size: int | None) -> np.ndarray:
+    """Places of those of `order`, from its first on, of which no concept has more than `cap`; `size` at most.
+
+    A sample counts for each of its concepts: the (M,) pairs of `member`, rising, and `concept`. One that would exceed
+    the cap of any is passed over.
+    """
+    starts = np.searchsorted(member, np.arange(len(order) + 1))
+    left = np.full(int(concept.max(initial=0)) + 1, cap)
+    taken: list[int] = []
+    for at in order.tolist():
+        if size is not None and len(taken) == size:
+            break
+        of = concept[starts[at] : starts[at + 1]]
+        if left[of].all():
+            left[of] -= 1
+            taken.append(at)
+    return np.sort(np.array(taken, dtype=np.int64))
 
 
 def concept_chances(member: np.ndarray, concept: np.ndarray, counts: np.ndarray, samples: int, t: float) -> np.ndarray:

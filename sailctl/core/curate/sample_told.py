@@ -37,7 +37,10 @@ def describe(summary: dict[str, Any], *, dry_run: bool) -> tuple[list[Table], li
     if lost:
         lines.append(f"{summary['eligible']:,} could be drawn; dropped before: {lost}")
     if "t" in summary:
-        lines.append(f"concepts of more than t = {summary['t']:.4g} captions kept each with chance t / captions")
+        within = "" if summary["cap"] is None else f", none of them more than {summary['cap']:,}"
+        lines.append(
+            f"concepts of more than t = {summary['t']:.4g} captions kept each with chance t / captions{within}"
+        )
     return tables, lines
 
 
