@@ -41,6 +41,15 @@ def test_the_share_stands_beside_each_score(tmp_path: Path) -> None:
     assert all(len(row) == len(columns) for row in rows)
 
 
+def test_rows_nobody_could_read_do_not_count_as_clean(tmp_path: Path) -> None:
+    read = {"POPE": {**FOUND, "unreadable": 3, "usable": 397}, "MMMU": {**FOUND, "share": 0.0, "usable": 0}}
+    made = results()
+    set_beside(made, read_overlap(write(tmp_path / "out", read)))
+    assert made["benchmarks"]["POPE"]["overlap"] == {**FOUND, "unreadable": 3, "usable": 397}
+    columns, rows = table(made)
+    assert [row[columns.index("in the data")] for row in rows] == ["≥ 1.5% (6 of 400)", "–", "–"]
+
+
 def test_without_it_the_table_is_as_ever() -> None:
     columns, rows = table(results())
     assert columns == ["benchmark", "points", "95% interval", "n", "remarks"]

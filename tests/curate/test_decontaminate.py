@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from sailctl.cli import app
 from sailctl.core.curate import parts
 from sailctl.core.curate.decontaminate import DecontaminateRequest
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.reporter import Quiet
 from tests.curate.helpers_curate import files_in
 from tests.curate.helpers_planted import by_key, encoded, scene, write_samples
@@ -105,6 +105,7 @@ def test_the_overlaps_are_listed_and_counted(data: Path, tables: Path, tmp_path:
     told = json.loads((out / "overlap.json").read_text())["benchmarks"]
     assert told["POPE"] == {
         "rows": 6, "overlapping": 3, "share": 0.5, "by_image": 3, "by_question": 0, "samples": 2, "unreadable": 1,
+        "usable": 5, "usable_by_image": 5, "usable_by_question": 3,
     }  # fmt: skip
     assert told["MMStar"]["by_question"] == 2 and told["MMStar"]["share"] == 1.0
 
@@ -139,6 +140,41 @@ def test_wrong_use_is_told(data: Path, tables: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="POPE is there twice"):
         DecontaminateRequest([str(data)], [str(tables), str(tmp_path / "more")], out).perform(Quiet())
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("index\tquestion\timage\n", r"--against .*B\.tsv: has a header but no rows"),
+        ("index\tquestion\timage\n1\tWhat is it?\tnoBase64=\n2\tAnd this?\t\n",
+         r"--against .*B\.tsv: none of its 2 rows has a picture that can be read or a question of 8 words or more"),
+    ],
+)  # fmt: skip
+def test_a_table_of_nothing_is_no_clean_benchmark(data: Path, tmp_path: Path, table: str, message: str) -> None:
+    path = tmp_path / "B.tsv"
+    path.write_text(table)
+    with pytest.raises(SailctlError, match=message):
+        decontaminate(data, path, tmp_path / "out")
+    path.write_text(f"index\tquestion\timage\n1\t{WHOLE}\t\n")
+    assert len(decontaminate(data, path, tmp_path / "out")) == 7, "the folder is free for a table that is whole"
+
+
+@pytest.mark.parametrize("cut", [0.4, 0.0])
+def test_a_table_that_broke_off_is_told(data: Path, tmp_path: Path, cut: float) -> None:
+    """Cut in the last row's picture, and before it."""
+    rows = [{"index": seed, "question": "What is it?", "image": b64(encoded(scene(seed)))} for seed in range(4)]
+    path = write_tsv(tmp_path / "B.tsv", rows)
+    whole = path.read_bytes()
+    last = whole.rindex(b"\t") + 1
+    path.write_bytes(whole[: last + int(cut * (len(whole) - last))] if cut else whole[: last - 4])
+    asked = ["--data", str(data), "--against", str(path), "--out", str(tmp_path / "out"), "--processes", "1"]
+    result = CliRunner().invoke(app, ["curate", "decontaminate", *asked])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "warning: B: 1 of 4 rows cannot be read" in said and "≥ 50.00%" in said
+    assert "warning: B" in " ".join(CliRunner().invoke(app, ["curate", "decontaminate", *asked]).output.split())
+    told = json.loads((tmp_path / "out/overlap.json").read_text())["benchmarks"]["B"]
+    assert (told["unreadable"], told["usable"], told["usable_by_question"]) == (1, 3, 0)
 
 
 def test_another_table_is_another_pass(data: Path, tables: Path, tmp_path: Path) -> None:

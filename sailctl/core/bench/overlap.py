@@ -11,6 +11,7 @@ from sailctl.core.errors import UsageError
 
 OVERLAP_FILE = "overlap.json"
 KEPT = ("rows", "overlapping", "share", "by_image", "by_question")
+READ = ("unreadable", "usable")  # rows of a table that could not be read, and those that could be compared
 
 
 def read_overlap(path: Path) -> dict[str, dict[str, Any]]:
@@ -21,7 +22,11 @@ def read_overlap(path: Path) -> dict[str, dict[str, Any]]:
     file = path / OVERLAP_FILE if path.is_dir() else path
     try:
         found = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
-        return {name: {key: one[key] for key in KEPT} for name, one in found.items()}
+        told = {name: {key: one[key] for key in KEPT} for name, one in found.items()}
+        return {
+            name: {**kept, **{key: found[name][key] for key in READ if key in found[name]}}
+            for name, kept in told.items()
+        }
     except OSError as error:
         raise UsageError(
             f"--overlap {path}: {OVERLAP_FILE} cannot be read there ({error.strerror}); give the --out of sailctl "
@@ -38,6 +43,11 @@ def set_beside(results: dict[str, Any], overlap: Mapping[str, Mapping[str, Any]]
 
 
 def shown(one: Mapping[str, Any]) -> str:
-    """A benchmark's overlap for people: the share of its rows, and the rows."""
+    """A benchmark's overlap for people: the share of its rows, at least that where some could not be read; the rows."""
     found = one.get("overlap")
-    return "not looked for" if found is None else f"{found['share']:.1%} ({found['overlapping']} of {found['rows']})"
+    if found is None:
+        return "not looked for"
+    if not found["rows"] or found.get("usable") == 0:
+        return "–"
+    least = "≥ " if found.get("unreadable") else ""
+    return f"{least}{found['share']:.1%} ({found['overlapping']} of {found['rows']})"

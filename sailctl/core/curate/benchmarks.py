@@ -25,6 +25,7 @@ from sailctl.core.data.tsv import Table, plain_index
 from sailctl.core.errors import SampleError, UsageError
 
 SCHEMA = {"index": "string", "asked": "binary", "hashes": "binary", "copies": "binary", "unreadable": "string"}
+CUT = "row_cut"  # a writer of tables ends no row early, but a download that broke off does
 SHORTEST = 8  # words of a whole question that may count; "What is shown in the picture?" never does
 
 
@@ -54,7 +55,12 @@ def find_tables(paths: Sequence[str]) -> list[BenchmarkTable]:
         for one in files:
             if one.stem in found and found[one.stem].path.resolve() != one.resolve():
                 raise UsageError(f"--against {text}: {one.stem} is there twice ({found[one.stem].path}); leave one out")
-            Table(one, ("index",)).close()
+            opened = Table(one, ("index",))
+            if next(iter(opened), None) is None:
+                raise UsageError(
+                    f"--against {one}: has a header but no rows; is the file whole? leave it out otherwise"
+                )
+            opened.close()
             found[one.stem] = BenchmarkTable(one.stem, one)
     return [found[name] for name in sorted(found)]
 
@@ -62,7 +68,8 @@ def find_tables(paths: Sequence[str]) -> list[BenchmarkTable]:
 def read_benchmark(table: BenchmarkTable) -> Any:
     """A row for each row of a table: its index, the words asked, hashes and small copies of its pictures.
 
-    Pictures that cannot be used are told in `unreadable`. Raises DataError for a file that is damaged.
+    Pictures that cannot be used, and rows that end before their last cell, are told in `unreadable`. Raises DataError
+    for a file that is damaged.
     """
     import pyarrow as pa
 
@@ -78,7 +85,7 @@ def read_benchmark(table: BenchmarkTable) -> Any:
             "index": plain_index(row.cells["index"]),
             "hashes": b"",
             "copies": b"",
-            "unreadable": "",
+            "unreadable": f"{CUT}: {row.lacking} cells are missing" if row.lacking else "",
         }
         record["asked"] = wording.numbers_of(wording.words_of(cell(row.cells, "question"))).tobytes()
         try:
@@ -92,6 +99,36 @@ def read_benchmark(table: BenchmarkTable) -> Any:
         records.append(record)
     opened.close()
     return pa.Table.from_pylist(records, pa.schema([(name, pa.type_for_alias(kind)) for name, kind in SCHEMA.items()]))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparable:
+    """The rows of a benchmark as numbers: which can be compared `by` picture or question, which not be read for it."""
+
+    indexes: tuple[str, ...]
+    by: dict[str, frozenset[int]]
+    unreadable: int
+
+    @property
+    def usable(self) -> int:
+        """Rows that can be compared at all."""
+        return len(frozenset().union(*self.by.values()))
+
+
+def comparable(folder: Path, name: str, by: Sequence[str]) -> Comparable:
+    """What of the table that `read_benchmark` made can be compared; nothing by what `by` leaves out."""
+    import pyarrow.parquet as pq
+
+    path = file_of(folder, BenchmarkTable(name, folder))
+    rows = pq.read_table(path, columns=["index", "asked", "hashes", "unreadable"]).to_pylist()
+    found = {
+        "image": frozenset(place for place, row in enumerate(rows) if row["hashes"]),
+        "question": frozenset(place for place, row in enumerate(rows) if len(u32(row["asked"])) >= SHORTEST),
+    }
+    reasons = [row["unreadable"] for row in rows if row["unreadable"]]
+    unreadable = sum("image" in by or reason.startswith(CUT) for reason in reasons)
+    kept = {one: places if one in by else frozenset() for one, places in found.items()}
+    return Comparable(tuple(row["index"] for row in rows), kept, unreadable)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.curate.alignment import NEAR
-from sailctl.core.curate.benchmarks import SHORTEST, BenchmarkTable, find_tables, read_benchmark
+from sailctl.core.curate.benchmarks import (
+    SHORTEST,
+    BenchmarkTable,
+    Comparable,
+    comparable,
+    find_tables,
+    read_benchmark,
+)
 from sailctl.core.curate.following import mix_command
 from sailctl.core.curate.join import content
 from sailctl.core.curate.overlap import FindOverlaps
 from sailctl.core.curate.parts import Part, open_data
-from sailctl.core.curate.passes import Pass, default_workers, file_of, run_tasks, verdict_table, write_table
+from sailctl.core.curate.passes import PASS_FILE, Pass, default_workers, file_of, run_tasks, verdict_table, write_table
 from sailctl.core.data.verdicts import VERDICTS
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import DataError, UsageError
 from sailctl.core.files import atomic_write, write_json
 from sailctl.core.reporter import Reporter
 
@@ -83,16 +90,19 @@ class DecontaminateRequest:
     def _find(self, made: Pass, tables: Sequence[BenchmarkTable], by: tuple[str, ...]) -> None:
         work, workers, reporter = made.out / "work", made.workers, made.reporter
         names = tuple(table.name for table in tables)
-        run_tasks(read_benchmark, tables, work / "benchmarks", workers, reporter, "benchmarks", unit="tables")
+        try:
+            run_tasks(read_benchmark, tables, work / "benchmarks", workers, reporter, "benchmarks", unit="tables")
+            rows_of = {table.name: _comparable(work / "benchmarks", table, by) for table in tables}
+        except DataError:  # the folder is free for tables that are whole
+            shutil.rmtree(work, ignore_errors=True)
+            (made.out / PASS_FILE).unlink(missing_ok=True)
+            raise
         find = FindOverlaps(work / "benchmarks", names, by, self.ngram, self.image_distance)
         made.map(find, "work/hits", "overlaps")
-        indexes = {name: _column(work / "benchmarks", name, "index") for name in names}
-        hits = Hits(work / "hits", names, tuple(tuple(indexes[name]) for name in names), self._phrases(made))
+        hits = Hits(work / "hits", names, tuple(rows_of[name].indexes for name in names), self._phrases(made))
         sizes = {part.name: part.stop - part.first for part in made.data.parts}
         run_tasks(hits, made.data.parts, made.out / VERDICTS, workers, reporter, "verdicts", sizes)
-        unreadable = {name: sum(map(bool, _column(work / "benchmarks", name, "unreadable"))) for name in names}
-        told = _write_overlaps(made, hits)
-        overlap = _overlap(told, indexes, unreadable)
+        overlap = _overlap(_write_overlaps(made, hits), rows_of)
         write_json(made.out / OVERLAP_FILE, {"data": _nameless(made), **made.parameters, "benchmarks": overlap})
         made.finish(_summary(made, overlap))
 
@@ -161,23 +171,36 @@ def _write_overlaps(made: Pass, hits: Hits) -> list[dict[str, Any]]:
     return told
 
 
-def _overlap(
-    told: Sequence[dict[str, Any]], indexes: dict[str, list[str]], unreadable: dict[str, int]
-) -> dict[str, dict[str, Any]]:
+def _comparable(folder: Path, table: BenchmarkTable, by: tuple[str, ...]) -> Comparable:
+    """What of a table can be compared. Raises DataError where nothing can: a share of 0 would say that it is clean."""
+    found = comparable(folder, table.name, by)
+    if not found.usable:
+        wanted = {"image": "a picture that can be read", "question": f"a question of {SHORTEST} words or more"}
+        raise DataError(
+            f"--against {table.path}: none of its {len(found.indexes)} rows has "
+            f"{' or '.join(wanted[one] for one in by)}, so nothing can be compared; is the file whole? leave it out "
+            "otherwise"
+        )
+    return found
+
+
+def _overlap(told: Sequence[dict[str, Any]], rows_of: dict[str, Comparable]) -> dict[str, dict[str, Any]]:
     """Of each benchmark how many of its rows, and which share of them, are in the data."""
     found: dict[str, dict[str, Any]] = {}
-    for name, all_rows in indexes.items():
+    for name, table in rows_of.items():
         own = [one for one in told if one["benchmark"] == name]
         rows = {by: {one["index"] for one in own if one["by"] == by} for by in BY}
         overlapping = rows["image"] | rows["question"]
         found[name] = {
-            "rows": len(all_rows),
+            "rows": len(table.indexes),
             "overlapping": len(overlapping),
-            "share": round(len(overlapping) / max(len(all_rows), 1), 6),
+            "share": round(len(overlapping) / max(len(table.indexes), 1), 6),
             "by_image": len(rows["image"]),
             "by_question": len(rows["question"]),
             "samples": len({(one["source"], one["shard"], one["row"]) for one in own}),
-            "unreadable": unreadable[name],
+            "unreadable": table.unreadable,
+            "usable": table.usable,
+            **{f"usable_by_{by}": len(places) for by, places in table.by.items()},
         }
     return found
 
@@ -208,8 +231,8 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, An
     return rows
 
 
-def _column(folder: Path, name: str, column: str) -> list[Any]:
-    return [row[column] for row in _read(file_of(folder, BenchmarkTable(name, folder)), (column,))]
+def _share(one: dict[str, Any]) -> str:
+    return f"{'≥ ' if one['unreadable'] else ''}{one['share']:.2%}"
 
 
 def describe(result: dict[str, Any]) -> tuple[list[tuple[str, list[str], list[list[str]]]], list[str]]:
@@ -219,12 +242,20 @@ def describe(result: dict[str, Any]) -> tuple[list[tuple[str, list[str], list[li
         return [], [f"would compare {result['samples']:,} samples by {' and '.join(result['by'])} with {names}"]
     columns = ["benchmark", "rows", "in the data", "share", "by picture", "by question", "samples", "unreadable rows"]
     rows = [
-        [name, *(f"{one[key]:,}" for key in ("rows", "overlapping")), f"{one['share']:.2%}",
-         *(f"{one[key]:,}" for key in ("by_image", "by_question", "samples", "unreadable"))]
+        [name, *(f"{one[key]:,}" for key in ("rows", "overlapping")), _share(one),
+         *(f"{one[key]:,}" if one[f"usable_{key}"] else "–" for key in ("by_image", "by_question")),
+         *(f"{one[key]:,}" for key in ("samples", "unreadable"))]
         for name, one in result["benchmarks"].items()
     ]  # fmt: skip
+    warnings = [
+        f"warning: {name}: {one['unreadable']:,} of {one['rows']:,} rows cannot be read (no such picture, or cut off); "
+        "what is found is the least there is"
+        for name, one in result["benchmarks"].items()
+        if one["unreadable"]
+    ]
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in result["dropped"].items()) or "none"
     return [("benchmarks in the data", columns, rows)], [
+        *warnings,
         f"kept {result['kept']:,} of {result['samples']:,} samples; dropped: {dropped}",
         f"which sample, which row: {result['out']}/overlaps.tsv",
         f"the shares beside scores: sailctl bench --overlap {result['out']}",

@@ -19,11 +19,12 @@ from sailctl.core.errors import DataError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it is read: its first byte and line in the file, and its cells by column."""
+    """A row as it is read: its first byte and line in the file, its cells by column, how many it ends without."""
 
     offset: int
     line: int
     cells: dict[str, str]
+    lacking: int = 0
 
 
 class Table:
@@ -57,7 +58,7 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         """All rows, in the file's order."""
         for _, offset, line, cells in self._records(self._start, self._lines):
-            yield Row(offset, line, self._named(cells, line))
+            yield Row(offset, line, self._named(cells, line), len(self.columns) - len(cells))
 
     def row(self, offset: int) -> dict[str, str]:
         """The cells of the row that begins at a byte which `__iter__` told."""
