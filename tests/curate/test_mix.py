@@ -85,6 +85,8 @@ def test_the_same_mixture_is_written_again_another_is_refused(made: Path) -> Non
         ({"samples": ["a=9k"]}, r"samples = 9000, but it holds 8"),
         ({"samples": ["a=-1"]}, r"--samples -1: should be a whole number"),
         ({"verdicts": ["nowhere"]}, "nowhere: no verdicts"),
+        ({"verdicts": ["nosuch=v"]}, r"--verdicts nosuch=v: no source is called nosuch; there are: a, b"),
+        ({"verdicts": ["c/nosuch=v"]}, r"c/nosuch=v: no verdicts"),
         ({"captions": ["a=nowhere"]}, "no sidecars"),
     ],
 )

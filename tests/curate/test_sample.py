@@ -185,11 +185,14 @@ class TestVerdicts:
     def test_a_column_of_theirs_makes_groups(self, tars: list[str], tmp_path: Path) -> None:
         records = [
             {**row.place(), "keep": True, "reason": "", "detail": "", "kind": "odd" if row.row % 3 else "even",
-             "quality": 0.5}
+             "quality": 0.5, "holes": ("", None, " ", "full")[row.row % 4]}
             for part in open_data(tars[:2]).parts for row in open_data(tars[:2]).rows(part)
         ]  # fmt: skip
-        write_table(tmp_path / "kinds/0.parquet", verdict_table(records, {"kind": "string", "quality": "double"}))
+        extra = {"kind": "string", "quality": "double", "holes": "string"}
+        write_table(tmp_path / "kinds/0.parquet", verdict_table(records, extra))
         kinds = str(tmp_path / "kinds")
+        sample(tars[:2], tmp_path / "holes", samples="40", verdicts=[kinds], by="holes")
+        assert Counter(row["group"] for row in drawn(tmp_path / "holes")) == {"(none)": 20, "full": 20}
         sample(tars[:2], tmp_path / "out", samples="40", verdicts=[kinds], by="kind")
         assert Counter(row["group"] for row in drawn(tmp_path / "out")) == {"even": 20, "odd": 20}
         with pytest.raises(UsageError, match=r"--by quality: holds 0\.5, which names no group"):
@@ -284,6 +287,11 @@ class TestMeanings:
         write_table(folder / "0.parquet", pa.table({"id": rows, "vector": list(vectors)}))
         summary = sample(tars[:2], tmp_path / "out", samples="30", embeddings=str(folder), clusters=3)
         assert [(one["samples"], one["drawn"]) for one in summary["groups"]] == [(70, 13), (15, 12), (5, 5)]
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(
+            UsageError, match=r"--embeddings .*empty: no embeddings .*column id and a column of vectors"
+        ):
+            sample(tars, tmp_path / "more", samples="30", embeddings=str(tmp_path / "empty"))
         with pytest.raises(UsageError, match=r"--embeddings .*: hold no vector for sample 0;"):
             sample(tars, tmp_path / "more", samples="30", embeddings=str(folder), clusters=3)
 

@@ -73,6 +73,8 @@ class MixRequest:
         of = {name: raw for name, raw in zip(names, raws, strict=True)}
         for text in self.verdicts:
             name, path = _split(text, of)
+            if name is None:
+                _no_other_name(text, of)
             for raw in of.values() if name is None else [of[name]]:
                 raw["verdicts"] = [*raw.get("verdicts", []), path]
         single: dict[str, tuple[Sequence[str], Callable[[str, str], Any]]] = {
@@ -100,6 +102,15 @@ def _split(text: str, of: Mapping[str, Any]) -> tuple[str | None, str]:
     """Name and value of NAME=VALUE where NAME is a source, else the whole text as a value."""
     name, equals, value = text.partition("=")
     return (name, value) if equals and name in of else (None, text)
+
+
+def _no_other_name(text: str, of: Mapping[str, Any]) -> None:
+    """Raises UsageError where a text is NAME=DIR of no source rather than a path with "=" in it."""
+    wrong, equals, _ = text.partition("=")
+    if equals and "/" not in wrong and not files.is_url(text) and not os.path.exists(os.path.expanduser(text)):
+        close = difflib.get_close_matches(wrong, list(of), n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"--verdicts {text}: no source is called {wrong}; {meant}there are: {', '.join(of)}")
 
 
 def _set(of: Mapping[str, dict[str, Any]], key: str, text: str, read: Callable[[str, str], Any]) -> None:

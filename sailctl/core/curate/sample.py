@@ -134,7 +134,7 @@ class SampleRequest:
         return {
             "samples": size, "by": self.by, "cap": self.cap, "quota": {name: str(one) for name, one in quotas.items()},
             "natural": self.natural, "concepts": _hashed(self.concepts), "clusters": self.clusters,
-            "embeddings": None if self.embeddings is None else content(self.embeddings),
+            "embeddings": None if self.embeddings is None else _content(self.embeddings),
             "even_ngrams": self.even_ngrams, "seed": self.seed,
             "verdicts": [content(path) for path in self.verdicts],
         }  # fmt: skip
@@ -157,6 +157,16 @@ class SampleRequest:
                 "--verdicts; give the folder of the pass that made it"
             )
         return Grouping(self.by, Columns.open(self.verdicts, [self.by]))
+
+
+def _content(embeddings: str) -> str:
+    try:
+        return content(embeddings)
+    except UsageError:
+        raise UsageError(
+            f"--embeddings {embeddings}: no embeddings (.parquet) there; give Parquet with a column id and a column of "
+            "vectors (lists of numbers)"
+        ) from None
 
 
 def _hashed(path: Path | None) -> str | None:

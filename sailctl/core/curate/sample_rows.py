@@ -60,7 +60,7 @@ class Grouping:
             raise UsageError(f"--by {self.by}: holds {value!r:.60}, which names no group; give a column of categories")
         if self.by == "cluster" and value is not None:
             return f"cluster-{value:05d}" if isinstance(value, int) else str(value)
-        return NO_GROUP if value is None else str(value)
+        return str(value) if value is not None and str(value).strip() else NO_GROUP
 
 
 @dataclass(frozen=True)
