@@ -248,6 +248,7 @@ def test_a_dry_run_shows_every_rule_and_drops_nothing(tmp_path: Path) -> None:
     assert counts["blank"] == list(expected.values()).count("blank")
     assert counts["blur"] >= list(expected.values()).count("blur"), "every rule is asked of all"
     page = (tmp_path / "out/preview.html").read_text(encoding="utf-8")
+    assert re.search(r'<p class="lead">\d+ of all 61 samples of b, ', page)
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
     assert "default-src 'none'" in page and "script-src 'none'" in page
     assert re.search(r'<img src="data:image/jpeg;base64,', page) and "http" not in page.replace("http-equiv", "")
