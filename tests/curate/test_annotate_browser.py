@@ -152,7 +152,7 @@ def test_every_key_of_a_pair(pair: AnnotateRequest, tab: Page) -> None:
             tab.wait_for("!document.querySelector('.broken')")
         tab.press("z")
         tab.wait_for("!document.querySelector('#zoom').hidden")
-        assert tab.evaluate("document.querySelector('#zoom img').naturalWidth") in (400, 60)
+        tab.wait_for("[400, 60].includes(document.querySelector('#zoom img').naturalWidth)")
         tab.press("z")
         tab.wait_for("document.querySelector('#zoom').hidden")
         tab.press("Enter")
