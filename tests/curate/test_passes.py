@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,25 @@ def test_another_pass_is_refused(data: Data, tmp_path: Path) -> None:
         Pass("short", tmp_path / "out", {}, data, Workers(), Quiet()).open()
     with pytest.raises(UsageError, match="is not empty"):
         Pass("long", tmp_path, {}, data, Workers(), Quiet()).open()
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ([{"name": "a" * 300, "aspect": {"max": 9}}], "with rules.0.aspect.max = 8, now it is 9"),
+        ([{"name": "a" * 300, "aspect": {"max": 8, "of": "all"}}], 'without rules.0.aspect.of, now it is "all"'),
+        ([{"name": "a" * 300}], 'with rules.0.aspect = {"max": 8}, now it is not there'),
+        ([{"name": "a" * 300, "aspect": {"max": 8}}, "blank"], 'without rules.1, now it is "blank"'),
+        ([{"name": "a" * 300, "aspect": {"max": None}}], "with rules.0.aspect.max = 8, now it is null"),
+        ("默认", ', now it is "默认"'),
+        ([], ", now it is []"),
+    ],
+)
+def test_of_long_parameters_the_difference_is_told(data: Data, tmp_path: Path, now: Any, told: str) -> None:
+    was = [{"name": "a" * 300, "aspect": {"max": 8}}]
+    Pass("long", tmp_path / "out", {"rules": was}, data, Workers(), Quiet()).open()
+    with pytest.raises(UsageError, match=rf"was made .*{re.escape(told)}; give another --out"):
+        Pass("long", tmp_path / "out", {"rules": now}, data, Workers(), Quiet()).open()
 
 
 def test_sources_need_names_of_their_own(tmp_path: Path) -> None:

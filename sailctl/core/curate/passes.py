@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from sailctl.core.workers import map_parts
 
 PASS_FILE, SUMMARY_FILE = "pass.json", "summary.json"
 ROW_GROUP = 50_000
+_ABSENT = object()  # where one of two values has nothing
 
 
 class Task(Protocol):
@@ -234,9 +236,27 @@ def _refuse_another(path: Path, told: dict[str, Any]) -> None:
     known, now = found.get("parameters", {}), told["parameters"]
     for name in sorted(known.keys() | now.keys()):
         if known.get(name) != now.get(name):
-            was, asked = json.dumps(known.get(name)), json.dumps(now.get(name))
-            raise UsageError(f"{path}: was made with {name} = {was:.200}, now it is {asked:.200}; give another --out")
+            differs = _difference(name, known.get(name), now.get(name))
+            raise UsageError(f"{path}: was made {differs}; give another --out")
     strip = [{key: value for key, value in one.items() if key != "path"} for one in found.get("data", [])]
     asked_for = [{key: value for key, value in one.items() if key != "path"} for one in told["data"]]
     if strip != asked_for:
         raise UsageError(f"{path}: was made of other data; give another --out, or put back what it was")
+
+
+def _difference(where: str, was: Any, asked: Any) -> str:
+    """The first place at which two JSON values differ, and what stands there: "with rules.5.aspect.max = 8, now …"."""
+    inner: list[tuple[Any, Any, Any]] = []
+    if was and asked and isinstance(was, dict) and isinstance(asked, dict):
+        inner = [(key, was.get(key, _ABSENT), asked.get(key, _ABSENT)) for key in {**was, **asked}]
+    elif was and asked and isinstance(was, list) and isinstance(asked, list):
+        inner = [(number, *pair) for number, pair in enumerate(zip_longest(was, asked, fillvalue=_ABSENT))]
+    for key, one, other in inner:
+        if one != other:
+            return _difference(f"{where}.{key}", one, other)
+    before = f"without {where}" if was is _ABSENT else f"with {where} = {_shown(was)}"
+    return f"{before}, now it is {'not there' if asked is _ABSENT else _shown(asked)}"
+
+
+def _shown(value: Any) -> str:
+    return f"{json.dumps(value, ensure_ascii=False):.200}"
