@@ -61,6 +61,27 @@ def test_a_full_disk_met_by_a_writer_without_an_error_class_of_its_own(tmp_path,
         raise DataError("a shard could not be read (os error 28)")
 
 
+@pytest.mark.parametrize("below", ["", "x", "x/y"])
+def test_a_file_where_a_folder_should_go_is_named(tmp_path, below):
+    taken = tmp_path / "taken"
+    taken.write_text("kept")
+    told = f"{taken} is a file, not a folder; give another --out"
+    with pytest.raises(StorageError, match=re.escape(told)) as caught:
+        files.make_folder(taken / below)
+    assert "permissions" not in str(caught.value)
+    with pytest.raises(StorageError, match=re.escape(told)):
+        files.write_json(taken / below / "pass.json", {})
+    assert taken.read_text() == "kept"
+
+
+def test_what_cannot_be_made_is_not_a_matter_of_permissions(tmp_path):
+    (tmp_path / "astray").symlink_to(tmp_path / "nowhere" / "x")
+    for path in (tmp_path / "astray", tmp_path / "astray" / "file"):
+        with pytest.raises(StorageError, match=r"cannot write .*astray.*give another --out") as caught:
+            files.write_json(path / "pass.json", {})
+        assert "permissions" not in str(caught.value), str(caught.value)
+
+
 def test_a_folder_where_a_file_should_go_is_a_storage_error(tmp_path):
     (tmp_path / "sheet.png").mkdir()
     with pytest.raises(StorageError, match="cannot write"), files.atomic_write(tmp_path / "sheet.png"):

@@ -116,12 +116,20 @@ def fsync_dir(path: str | Path) -> None:
 
 
 def refuse_write(path: str | Path, error: OSError) -> NoReturn:
-    """Turn a failed write into a StorageError naming the path and the free bytes; other errors go on as they are."""
+    """Turn a failed write into a StorageError naming the path and what is in its way, such as a file or the free bytes.
+
+    Errors of other kinds go on as they are.
+    """
     if error.errno not in _REFUSED:
         raise error
     folder = Path(path).absolute()
     while not folder.is_dir() and folder != folder.parent:
+        if error.errno in (errno.ENOTDIR, errno.EEXIST) and os.path.lexists(folder):
+            kind = "a file" if folder.exists() else "a link to nothing"
+            raise StorageError(f"cannot write {path}: {folder} is {kind}, not a folder; give another --out") from error
         folder = folder.parent
+    if error.errno == errno.ENOENT:
+        raise StorageError(f"cannot write {path}: it cannot be made below {folder}; give another --out") from error
     free = "unknown"
     with suppress(OSError):
         free = str(shutil.disk_usage(folder).free)
