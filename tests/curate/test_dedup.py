@@ -78,7 +78,18 @@ def test_a_duplicate_has_the_same_picture_and_text(planted: Path, tmp_path: Path
 def test_by_image_the_words_do_not_matter(planted: Path, tmp_path: Path) -> None:
     rows = dedup(planted, tmp_path / "out", by="image")
     assert [key for key, row in rows.items() if row["keep"]] == ["0000", "0007", "0008", "0009"]
-    assert rows["0006"]["kind"] == "image" and rows["0006"]["text_distance"] is None
+    assert [rows[key]["kind"] for key in ("0001", "0003", "0006")] == ["bytes", "image", "pixels"]
+    assert rows["0006"]["text_distance"] is None and rows["0006"]["image_distance"] == 0
+    assert rows["0006"]["detail"] == "pictures the same as 0000 (data/data.tar#0)"
+
+
+def test_a_squeezed_picture_is_another_one(tmp_path: Path) -> None:
+    image = scene(0)
+    sizes = [(160, 120), (80, 60), (121, 91), (1800, 120), (160, 160), (160, 300)]
+    data = write_samples(tmp_path / "data.tar", [(encoded(image.resize(size, 3)), "Say.", LONG) for size in sizes])
+    rows = dedup(data, tmp_path / "out", by="image")
+    assert [row["keep"] for row in rows.values()] == [True, False, False, True, True, True]
+    assert [row["kind"] for row in rows.values()] == ["", "image", "image", None, None, None]
 
 
 def test_by_text_the_pictures_do_not_matter(planted: Path, tmp_path: Path) -> None:

@@ -36,6 +36,24 @@ def test_resized_or_encoded_anew_a_picture_is_near_and_found(scale: float, kind:
     assert (np.bitwise_count(bits[:, :8] ^ other_bits[:, :8]).sum(axis=1) <= pictures.FAR).all()
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((640, 480), (640, 480), True),
+        ((640, 480), (320, 240), True),
+        ((640, 480), (640, 457), True),  # log(480 / 457) = 0.049
+        ((640, 480), (640, 456), False),  # 0.051
+        ((640, 480), (20, 14), True),  # log(20 / 14) - log(4 / 3) = 0.069; 1.5 / 14 = 0.107
+        ((640, 480), (20, 13), False),  # 0.143; 1.5 / 13 = 0.115
+        ((640, 480), (480, 640), False),
+        ((1500, 100), (400, 300), False),
+    ],
+)
+def test_shapes_agree_but_for_whole_pixels(one: tuple[int, int], other: tuple[int, int], same: bool) -> None:
+    left, right = np.array([one], dtype=np.uint32), np.array([other], dtype=np.uint32)
+    assert pictures.same_aspect(left, right).tolist() == pictures.same_aspect(right, left).tolist() == [same]
+
+
 def test_other_pictures_are_far() -> None:
     copies = copies_of([scene(seed) for seed in range(COUNT)])
     one, other = np.triu_indices(COUNT, 1)

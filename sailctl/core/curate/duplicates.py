@@ -33,7 +33,7 @@ EXTRA = {
 }
 WORDS = {
     "bytes": "same pictures and words to the byte",
-    "pixels": "same pixels, same words",
+    "pixels": "same pixels, and same words where they count",
     "image": "pictures nearly the same",
     "text": "words nearly the same",
     "both": "pictures and words nearly the same",
@@ -147,9 +147,15 @@ class Tell:
                 record |= {"image_distance": told["image"], "text_distance": told["text"]}
                 if told["kind"]:
                     record |= {"keep": False, "reason": f"duplicate_{told['kind']}"}
-                    record["detail"] = f"{WORDS[told['kind']]} as {told['kept_key']} ({where})"
+                    record["detail"] = f"{_in_words(told)} as {told['kept_key']} ({where})"
             records.append(record)
         return verdict_table(records, EXTRA)
+
+
+def _in_words(told: dict[str, Any]) -> str:
+    if told["kind"] == "pixels":
+        return "pictures the same" if told["text"] is None else "same pixels, same words"
+    return WORDS[told["kind"]]
 
 
 def _summary(made: Pass) -> dict[str, Any]:

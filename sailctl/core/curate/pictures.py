@@ -28,6 +28,7 @@ FAR = 12  # of the first 64 bits: farther apart, two pictures are not compared
 NEAR = 7.0  # grey levels: closer, they are the same; by measurement, see docs/curate-dedup.md
 TINTS = 1.6, 2.0  # grey levels in the large, of light and of colours: closer, they are the same
 EVEN, GRAIN, ALIKE = 10.0, 0.5, 0.1  # contrast of an even part; its grain, in grey levels; least correlation of it
+ASPECT, ROUNDED = 0.05, 1.5  # logarithm of what aspect ratios may differ by; pixels that resizing may round a side by
 SLACK = 0.5  # of the contrast around a pixel: what a shift by half a pixel may change there
 
 
@@ -184,6 +185,17 @@ def other_texture(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     alike = (grains[0] * grains[1]).sum(axis=(1, 2)) / np.maximum(np.sqrt(powers[0] * powers[1]), 1e-6)
     there = np.minimum(*powers) > GRAIN**2 * size
     return there & (size > even[0].size / 5) & (alike < ALIKE)
+
+
+def same_aspect(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Whether pictures of these sizes, (N, 2) of width and height, may be resized versions of one another, bool (N,).
+
+    A copy holds a picture squeezed into a square, so it does not tell. Ratios agree within 5%, or within what whole
+    pixels make of the shortest side: a thumbnail of 20 x 15 has no exact ratio.
+    """
+    sides = np.concatenate([left, right], axis=1).astype(np.float64)
+    apart = np.log(sides[:, 0] / sides[:, 1]) - np.log(sides[:, 2] / sides[:, 3])
+    return np.abs(apart) <= np.maximum(ASPECT, ROUNDED / sides.min(axis=1))
 
 
 def worst(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from sailctl.core.curate.signatures import Signatures, u32, u64
 from sailctl.core.errors import UsageError
 
 BY = ("sample", "image", "text")
-COLUMNS = ("id", "pictures", "pixel_hash", "text_hash", "coarse", "bits", "asked", "answered")
+COLUMNS = ("id", "pictures", "pixel_hash", "text_hash", "coarse", "bits", "asked", "answered", "sizes")
 FAR = float("inf")
 
 
@@ -129,7 +129,7 @@ class Remembered:
             self.copies |= dict(zip(new.tolist(), found, strict=True))
 
     def _copies_apart(self, left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """The largest difference over the pictures of each pair, taken in their order."""
+        """The largest difference over the pictures of each pair, taken in their order; infinity for other shapes."""
         stacked = [
             np.frombuffer(b"".join(self.copies[int(place)] for place in side), np.uint8).reshape(
                 -1, pictures.COPY_BYTES
@@ -139,6 +139,8 @@ class Remembered:
         apart = np.empty(len(stacked[0]))
         for some in _chunks(np.arange(len(apart)), 512):
             apart[some] = pictures.difference(stacked[0][some], stacked[1][some])
+        shapes = [u32(b"".join(self.columns["sizes"][int(place)] for place in side)) for side in (left, right)]
+        apart[~pictures.same_aspect(*(shape.reshape(-1, 2) for shape in shapes))] = FAR
         return np.maximum.reduceat(apart, np.concatenate([[0], np.cumsum(counts)[:-1]]))
 
     def _text_distance(self, left: int, right: int, at_most: float) -> float:
@@ -196,12 +198,12 @@ def as_rules(by: str, image: float, text: float) -> Rules:
 
 
 def kinds(columns: Mapping[str, Sequence[Any]], one: int, other: int, image: float, text: float) -> str:
-    """In what two duplicates agree: bytes, pixels (and words), or nearly in the image, the text or both."""
+    """In what two duplicates agree: bytes, pixels (and words if these count), nearly in the image, the text or both."""
     if columns["id"][one] == columns["id"][other]:
         return "bytes"
     same_pixels = columns["pixel_hash"][one] == columns["pixel_hash"][other]
     same_text = columns["text_hash"][one] == columns["text_hash"][other]
-    if same_pixels and same_text:
+    if same_pixels and (same_text or not np.isfinite(text)):
         return "pixels"
     if not np.isfinite(text):
         return "image"

@@ -32,6 +32,7 @@ KINDS = {
     "pixel_hash": "binary",  # of all pictures as decoded; empty without one
     "text_hash": "uint64",  # of all words; 0 without one
     "copies": "binary",  # small copies, one after another
+    "sizes": "binary",  # uint32 width and height of each picture
     "coarse": "binary",  # of the first picture
     "bits": "uint64",  # of the first picture; 0 of a blank one
     "asked": "binary",  # uint32 words
@@ -57,17 +58,18 @@ class Signer:
     def _record(self, row: Row) -> dict[str, Any]:
         record: dict[str, Any] = {
             **row.place(), "reason": "", "detail": "", "pictures": 0, "pixels": 0, "words": 0, "pixel_hash": b"",
-            "text_hash": 0, "copies": b"", "coarse": b"", "bits": 0, "asked": b"", "answered": b"", "picture_keys": b"",
-            "text_keys": b"",
+            "text_hash": 0, "copies": b"", "sizes": b"", "coarse": b"", "bits": 0, "asked": b"", "answered": b"",
+            "picture_keys": b"", "text_keys": b"",
         }  # fmt: skip
         try:
             if row.sample is None:
                 raise row.error or SampleError("unreadable", "")
-            digest, copies = hashlib.blake2b(digest_size=16), []
+            digest, copies, sizes = hashlib.blake2b(digest_size=16), [], []
             for data in row.sample.images:
                 picture = images.decode(data, max_pixels=MAX_PIXELS)
                 digest.update(pictures.pixel_hash(picture))
                 copies.append(pictures.small_copy(picture))
+                sizes += [picture.width, picture.height]
                 record["pixels"] += picture.width * picture.height
         except SampleError as error:
             return {**record, "pixels": 0, "reason": error.reason, "detail": error.detail}
@@ -80,6 +82,7 @@ class Signer:
             "pixel_hash": digest.digest() if copies else b"",
             "text_hash": int(wording.hash_of(both)),
             "copies": b"".join(copies),
+            "sizes": np.array(sizes, dtype=np.uint32).tobytes(),
             "asked": asked.tobytes(),
             "answered": answered.tobytes(),
             "text_keys": wording.text_keys(both).tobytes(),
