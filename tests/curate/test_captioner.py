@@ -27,9 +27,12 @@ FOLDER = recipe_root() / "sail-captioner"
 SCRIPT = FOLDER / "run.sh"
 # Note what is called, and let the stand-in be there at once.
 FAKE_SAILCTL = '#!/usr/bin/env bash\nprintf "%s\\t" "$@" >> "$LOG"; echo >> "$LOG"\n'
-FAKE_PYTHON = (
-    '#!/usr/bin/env bash\n[[ "$*" != *--url-file* ]] || { mkdir -p "$RUNS"; echo http://x/v1 > "${@: -1}"; sleep 5; }\n'
-)
+FAKE_PYTHON = """#!/usr/bin/env bash
+[[ "$*" == *--url-file* ]] || exit 0
+mkdir -p "$RUNS"
+echo http://x/v1 > "${@: -1}"
+exec sleep 60  # exec: it ends with the script
+"""
 
 
 def module(name: str) -> ModuleType:

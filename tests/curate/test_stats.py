@@ -183,9 +183,9 @@ def in_memory(path: Path, size: int, seed: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("count,size", [(2500, 300), pytest.param(50_000, 10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count,size", [(1500, 200), pytest.param(50_000, 10_000, marks=pytest.mark.slow)])
 def test_streaming_equals_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, size: int) -> None:
-    monkeypatch.setattr(parts, "ROWS", 400 if count < 10_000 else 2000)
+    monkeypatch.setattr(parts, "ROWS", 250 if count < 10_000 else 2000)
     path = said(lively(count, 3), tmp_path / "a.jsonl")
     found = stats(path, tmp_path / "out", sample=size, seed=7)
     expected = in_memory(path, size, 7)
