@@ -464,11 +464,15 @@ def test_another_model_task_or_reference_is_another_pass(tmp_path: Path) -> None
         base = ("--data", data, "--endpoint", stub.url, "--out", tmp_path / "out")
         for words, name in (
             (("--model", "two", "--reference", data), "model"),
-            (("--model", "stub", "--reference", other), "references.0"),
+            (("--model", "stub", "--reference", other), f"references.0 = {data}, now it is {other}"),
             (("--model", "stub"), "prompts.caption_"),
         ):
             result = sailctl(*base, *words)
             assert result.exit_code == 2 and f"was made with {name}" in result.stderr, result.output
+        judged(stub, data, tmp_path / "two", "--reference", other)
+        captions_tar(other, ["Something else, and longer than it was by more than a block of a tar file " * 20])
+        result = sailctl(*base[:-1], tmp_path / "two", "--model", "stub", "--reference", other)
+        assert result.exit_code == 2 and f"with references.0 = {other}, which has changed;" in result.stderr
         # where a file lies decides nothing
         (tmp_path / "elsewhere").mkdir()
         data.rename(tmp_path / "elsewhere/data.tar")

@@ -232,7 +232,7 @@ class JudgeRequest:
             "lang": self.lang,
             "model": model,
             "prompts": task.versions(),
-            "references": [one.fingerprint() for one in found],
+            "references": [{"path": one.path, "fingerprint": one.fingerprint()} for one in found],
             "samples": self.samples,
             "seed": self.seed if self.samples is not None else 0,
             "max_tokens": self.max_tokens,

@@ -235,24 +235,32 @@ def _refuse_another(path: Path, told: dict[str, Any]) -> None:
             raise UsageError(f"{path}: holds {name} {found.get(name)}, this is {told[name]}; give another --out")
     known, now = found.get("parameters", {}), told["parameters"]
     for name in sorted(known.keys() | now.keys()):
-        if known.get(name) != now.get(name):
+        if _pathless(known.get(name)) != _pathless(now.get(name)):
             differs = _difference(name, known.get(name), now.get(name))
             raise UsageError(f"{path}: was made {differs}; give another --out")
-    strip = [{key: value for key, value in one.items() if key != "path"} for one in found.get("data", [])]
-    asked_for = [{key: value for key, value in one.items() if key != "path"} for one in told["data"]]
-    if strip != asked_for:
+    if _pathless(found.get("data", [])) != _pathless(told["data"]):
         raise UsageError(f"{path}: was made of other data; give another --out, or put back what it was")
+
+
+def _pathless(value: Any) -> Any:
+    """A JSON value without the paths of what is known by its content: where that lies decides nothing."""
+    if isinstance(value, dict):
+        return {key: _pathless(one) for key, one in value.items() if key != "path" or "fingerprint" not in value}
+    return [_pathless(one) for one in value] if isinstance(value, list) else value
 
 
 def _difference(where: str, was: Any, asked: Any) -> str:
     """The first place at which two JSON values differ, and what stands there: "with rules.5.aspect.max = 8, now …"."""
     inner: list[tuple[Any, Any, Any]] = []
     if was and asked and isinstance(was, dict) and isinstance(asked, dict):
+        if was.get("fingerprint") != asked.get("fingerprint") and "path" in was and "path" in asked:
+            same = was["path"] == asked["path"]  # a hash would say nothing to people
+            return f"with {where} = {was['path']}, " + ("which has changed" if same else f"now it is {asked['path']}")
         inner = [(key, was.get(key, _ABSENT), asked.get(key, _ABSENT)) for key in {**was, **asked}]
     elif was and asked and isinstance(was, list) and isinstance(asked, list):
         inner = [(number, *pair) for number, pair in enumerate(zip_longest(was, asked, fillvalue=_ABSENT))]
     for key, one, other in inner:
-        if one != other:
+        if _pathless(one) != _pathless(other):
             return _difference(f"{where}.{key}", one, other)
     before = f"without {where}" if was is _ABSENT else f"with {where} = {_shown(was)}"
     return f"{before}, now it is {'not there' if asked is _ABSENT else _shown(asked)}"
