@@ -92,6 +92,7 @@ def test_another_pass_is_refused(data: Data, tmp_path: Path) -> None:
         ([{"name": "a" * 300}], 'with rules.0.aspect = {"max": 8}, now it is not there'),
         ([{"name": "a" * 300, "aspect": {"max": 8}}, "blank"], 'without rules.1, now it is "blank"'),
         ([{"name": "a" * 300, "aspect": {"max": None}}], "with rules.0.aspect.max = 8, now it is null"),
+        ([{"name": "a" * 300, "aspect": {"max": ["x", 1]}}], 'with rules.0.aspect.max = 8, now it is ["x", 1]'),
         ("默认", ', now it is "默认"'),
         ([], ", now it is []"),
     ],
@@ -101,6 +102,18 @@ def test_of_long_parameters_the_difference_is_told(data: Data, tmp_path: Path, n
     Pass("long", tmp_path / "out", {"rules": was}, data, Workers(), Quiet()).open()
     with pytest.raises(UsageError, match=rf"was made .*{re.escape(told)}; give another --out"):
         Pass("long", tmp_path / "out", {"rules": now}, data, Workers(), Quiet()).open()
+
+
+def test_short_lists_are_shown_whole_and_long_ones_where_they_differ(data: Data, tmp_path: Path) -> None:
+    names = [f"person {number}" for number in range(40)]
+    for was, now, told in (
+        (["ann", "bo"], ["ann"], 'with names = ["ann", "bo"], now it is ["ann"]'),
+        (names, names[:-1], 'with names.39 = "person 39", now it is not there'),
+    ):
+        out = tmp_path / str(len(was))
+        Pass("long", out, {"names": was}, data, Workers(), Quiet()).open()
+        with pytest.raises(UsageError, match=re.escape(told)):
+            Pass("long", out, {"names": now}, data, Workers(), Quiet()).open()
 
 
 def test_sources_need_names_of_their_own(tmp_path: Path) -> None:

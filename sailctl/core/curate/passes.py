@@ -25,6 +25,7 @@ from sailctl.core.workers import map_parts
 
 PASS_FILE, SUMMARY_FILE = "pass.json", "summary.json"
 ROW_GROUP = 50_000
+_SHOWN = 200  # characters of a value
 _ABSENT = object()  # where one of two values has nothing
 
 
@@ -257,7 +258,7 @@ def _difference(where: str, was: Any, asked: Any) -> str:
             same = was["path"] == asked["path"]  # a hash would say nothing to people
             return f"with {where} = {was['path']}, " + ("which has changed" if same else f"now it is {asked['path']}")
         inner = [(key, was.get(key, _ABSENT), asked.get(key, _ABSENT)) for key in {**was, **asked}]
-    elif was and asked and isinstance(was, list) and isinstance(asked, list):
+    elif was and asked and isinstance(was, list) and isinstance(asked, list) and not _is_short(was, asked):
         inner = [(number, *pair) for number, pair in enumerate(zip_longest(was, asked, fillvalue=_ABSENT))]
     for key, one, other in inner:
         if _pathless(one) != _pathless(other):
@@ -266,5 +267,11 @@ def _difference(where: str, was: Any, asked: Any) -> str:
     return f"{before}, now it is {'not there' if asked is _ABSENT else _shown(asked)}"
 
 
+def _is_short(*lists: list[Any]) -> bool:
+    """Whether lists are of words and numbers, and few: people want to see these whole."""
+    plain = not any(isinstance(one, dict | list) for values in lists for one in values)
+    return plain and all(len(json.dumps(values, ensure_ascii=False)) <= _SHOWN for values in lists)
+
+
 def _shown(value: Any) -> str:
-    return f"{json.dumps(value, ensure_ascii=False):.200}"
+    return json.dumps(value, ensure_ascii=False)[:_SHOWN]
