@@ -29,9 +29,9 @@ import numpy as np
 
 from sailctl.core.curate.language import language_of
 from sailctl.core.curate.parts import open_data
-from sailctl.core.curate.stats_rows import caption_of, length_of
-from sailctl.core.curate.tagging import KINDS, is_word, kind_of_penn, sentences
-from sailctl.core.curate.text_stats import FIGURES, Captions, figures
+from sailctl.core.curate.stats.figures import FIGURES, Captions, figures
+from sailctl.core.curate.stats.rows import caption_of, length_of
+from sailctl.core.curate.stats.tagging import KINDS, is_word, kind_of_penn, sentences
 
 ENGLISH = (
     "The {JJ} {NN} {VBZ} {IN} the {NN}, while a {JJ} {NN} {VBZ} {IN} {JJ} {NNS}.",

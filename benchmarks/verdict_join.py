@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from sailctl.core.curate.join import Columns
 from sailctl.core.curate.parts import Row, open_data
 from sailctl.core.curate.passes import Pass, Workers, verdict_table
-from sailctl.core.curate.sample import SampleRequest
+from sailctl.core.curate.sample.request import SampleRequest
 from sailctl.core.data.verdicts import read_rows, read_table, tables
 from sailctl.core.files import atomic_write
 from sailctl.core.reporter import Quiet

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sailctl.core.curate.agreement import (
+from sailctl.core.curate.judge.agreement import (
     Agreement,
     kappa,
     mean,

@@ -27,8 +27,8 @@ from sailctl.core.curate.annotate.pictures import shown
 from sailctl.core.curate.annotate.request import AnnotateRequest
 from sailctl.core.curate.annotate.results import agreed, describe, means, preferences
 from sailctl.core.curate.annotate.store import CRITERIA, Answers, Book, fields_of, opinions
-from sailctl.core.curate.judge_people import compare
-from sailctl.core.curate.opinions import item_of, opinions_table
+from sailctl.core.curate.judge.opinions import item_of, opinions_table
+from sailctl.core.curate.judge.people import compare
 from sailctl.core.curate.parts import open_data
 from sailctl.core.errors import DataError, MissingExtra, UsageError
 from sailctl.core.reporter import Quiet

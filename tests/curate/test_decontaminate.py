@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from sailctl.cli import app
 from sailctl.core.curate import parts
-from sailctl.core.curate.decontaminate import DecontaminateRequest
+from sailctl.core.curate.decontaminate.request import DecontaminateRequest
 from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.reporter import Quiet
 from tests.curate.helpers_curate import files_in
@@ -200,7 +200,7 @@ import sys
 from pathlib import Path
 from sailctl.core.curate import parts
 parts.ROWS = 2
-from sailctl.core.curate.decontaminate import DecontaminateRequest
+from sailctl.core.curate.decontaminate.request import DecontaminateRequest
 from sailctl.core.reporter import Quiet
 if __name__ == "__main__":
     DecontaminateRequest([sys.argv[2]], [sys.argv[3]], Path(sys.argv[1]), processes=int(sys.argv[4])).perform(Quiet())

@@ -17,10 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sailctl.cli import app
-from sailctl.core.curate import candidates, parts
-from sailctl.core.curate.candidates import buckets_of, meetings
-from sailctl.core.curate.clusters import connected
-from sailctl.core.curate.duplicates import DedupRequest
+from sailctl.core.curate import parts
+from sailctl.core.curate.dedup import candidates
+from sailctl.core.curate.dedup.candidates import buckets_of, meetings
+from sailctl.core.curate.dedup.clusters import connected
+from sailctl.core.curate.dedup.request import DedupRequest
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.errors import UsageError
 from sailctl.core.reporter import Quiet
@@ -234,9 +235,10 @@ class TestCommand:
 KILLED = """
 import sys
 from pathlib import Path
-from sailctl.core.curate import candidates, parts
+from sailctl.core.curate import parts
+from sailctl.core.curate.dedup import candidates
 parts.ROWS, candidates.KEYS_A_BUCKET, candidates.PARTS_A_RUN = 4, 400, 2
-from sailctl.core.curate.duplicates import DedupRequest
+from sailctl.core.curate.dedup.request import DedupRequest
 from sailctl.core.reporter import Quiet
 if __name__ == "__main__":
     DedupRequest([sys.argv[2]], Path(sys.argv[1]), by="sample,text", processes=int(sys.argv[3])).perform(Quiet())

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sailctl.cli import app
-from sailctl.core.curate.decontaminate import DecontaminateRequest
-from sailctl.core.curate.duplicates import DedupRequest
-from sailctl.core.curate.filter import FilterRequest
-from sailctl.core.curate.sample import SampleRequest
+from sailctl.core.curate.decontaminate.request import DecontaminateRequest
+from sailctl.core.curate.dedup.request import DedupRequest
+from sailctl.core.curate.filter.request import FilterRequest
+from sailctl.core.curate.sample.request import SampleRequest
 from sailctl.core.data.sources import open_source
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.errors import UsageError

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from sailctl.cli import app
 from sailctl.core.curate import parts
-from sailctl.core.curate.filter import FilterRequest, describe
-from sailctl.core.curate.rules import default_text
-from sailctl.core.curate.write_tar import TarShard, members_of
+from sailctl.core.curate.filter.request import FilterRequest, describe
+from sailctl.core.curate.filter.rules import default_text
+from sailctl.core.curate.write.tar import TarShard, members_of
 from sailctl.core.data.sources import open_source
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.errors import UsageError
@@ -212,7 +212,7 @@ import sys
 from pathlib import Path
 from sailctl.core.curate import parts
 parts.ROWS = 7
-from sailctl.core.curate.filter import FilterRequest
+from sailctl.core.curate.filter.request import FilterRequest
 from sailctl.core.records import Turn
 from sailctl.core.reporter import Quiet
 FilterRequest([sys.argv[1]], Path(sys.argv[2]), sys.argv[3], processes=1).run(Quiet())

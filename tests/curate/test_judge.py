@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from sailctl.cli import app
 from sailctl.core.caption.sidecar import write_sidecar
-from sailctl.core.curate.opinions import item_of, read_opinions, write_opinions
+from sailctl.core.curate.judge.opinions import item_of, read_opinions, write_opinions
 from sailctl.core.curate.parts import open_data
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.records import CaptionRow

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sailctl.cli import app
-from sailctl.core.curate import judge_ask, parts
+from sailctl.core.curate import parts
+from sailctl.core.curate.judge import ask as judge_ask
 from tests.curate.helpers_curate import captions_tar, files_in
 from tests.curate.helpers_judge import KEY, JudgeStub, Question, fair
 from tests.helpers_data import picture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sailctl.core.curate.opinions import COLUMNS, find_opinions, item_of, read_opinions, write_opinions
+from sailctl.core.curate.judge.opinions import COLUMNS, find_opinions, item_of, read_opinions, write_opinions
 from sailctl.core.errors import DataError, UsageError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sailctl.core.curate.annotate.items import draw
-from sailctl.core.curate.judge_tasks import JudgeTask, language_of
-from sailctl.core.curate.opinions import item_of
-from sailctl.core.curate.pairs import References, open_references, pictures_of
+from sailctl.core.curate.judge.opinions import item_of
+from sailctl.core.curate.judge.pairs import References, open_references, pictures_of
+from sailctl.core.curate.judge.tasks import JudgeTask, language_of
 from sailctl.core.curate.parts import open_data
 from sailctl.core.errors import UsageError
 from sailctl.core.records import Sample, Turn

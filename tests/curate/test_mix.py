@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sailctl.cli import app
-from sailctl.core.curate.filter import FilterRequest
+from sailctl.core.curate.filter.request import FilterRequest
 from sailctl.core.curate.mix import MixRequest, describe
 from sailctl.core.data.sources import open_source
 from sailctl.core.errors import UsageError

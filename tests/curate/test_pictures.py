@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from sailctl.core import images
-from sailctl.core.curate import alignment, pictures
+from sailctl.core.curate.decontaminate import alignment
+from sailctl.core.curate.dedup import pictures
 from tests.curate.helpers_planted import encoded, scene
 
 COUNT = 24

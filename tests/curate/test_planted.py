@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks import curate_planted as planted
-from sailctl.core.curate.decontaminate import DecontaminateRequest
-from sailctl.core.curate.duplicates import DedupRequest
+from sailctl.core.curate.decontaminate.request import DecontaminateRequest
+from sailctl.core.curate.dedup.request import DedupRequest
 from sailctl.core.reporter import Quiet
 
 

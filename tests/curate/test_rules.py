@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from sailctl.core.curate import rules_patterns
-from sailctl.core.curate.rules import KINDS, Check, Rule, default_text, load_rules
-from sailctl.core.curate.rules_image import look_at, sharpness
-from sailctl.core.curate.rules_judge import judge
-from sailctl.core.curate.rules_patterns import find, nested_repeat
-from sailctl.core.curate.rules_text import refusal, repetition, words_of
+from sailctl.core.curate.filter import patterns as rules_patterns
+from sailctl.core.curate.filter.image import look_at, sharpness
+from sailctl.core.curate.filter.measure import judge
+from sailctl.core.curate.filter.patterns import find, nested_repeat
+from sailctl.core.curate.filter.rules import KINDS, Check, Rule, default_text, load_rules
+from sailctl.core.curate.filter.text import refusal, repetition, words_of
 from sailctl.core.errors import UsageError
 from sailctl.core.records import Sample, Turn
 from tests.helpers_data import picture

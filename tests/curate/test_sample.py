@@ -20,11 +20,12 @@ import yaml
 from typer.testing import CliRunner
 
 from sailctl.cli import app
-from sailctl.core.curate import ngram_balance, parts
+from sailctl.core.curate import parts
 from sailctl.core.curate.parts import Data, open_data
 from sailctl.core.curate.passes import Pass, Workers, verdict_table, write_table
-from sailctl.core.curate.sample import SampleRequest
-from sailctl.core.curate.sample_rows import Candidates
+from sailctl.core.curate.sample import ngrams as ngram_balance
+from sailctl.core.curate.sample.request import SampleRequest
+from sailctl.core.curate.sample.rows import Candidates
 from sailctl.core.data.sources import open_source
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.errors import UsageError
@@ -326,7 +327,7 @@ import sys, time
 from pathlib import Path
 from sailctl.core.curate import parts, passes
 parts.ROWS = 19
-from sailctl.core.curate.sample import SampleRequest
+from sailctl.core.curate.sample.request import SampleRequest
 from sailctl.core.reporter import Quiet
 write = passes.write_table
 def slow(path, table):
@@ -385,7 +386,7 @@ class TestCommand:
 def test_candidates_travel(tars: list[str]) -> None:
     import pickle
 
-    from sailctl.core.curate.sample_rows import Grouping
+    from sailctl.core.curate.sample.rows import Grouping
 
     data = open_data(tars)
     work = pickle.loads(pickle.dumps(Candidates(data, (), Grouping("source"), None, None)))

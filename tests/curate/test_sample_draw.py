@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sailctl.core.curate.ngram_balance import GramCounts, gram_hashes, tokens
 from sailctl.core.curate.passes import write_table
-from sailctl.core.curate.quota import allot, by_largest_remainder, evenly, naturally, parse_count, parse_quotas
-from sailctl.core.curate.sample_clusters import cluster, kmeans
-from sailctl.core.curate.sample_concepts import Concepts
-from sailctl.core.curate.sample_draw import chances, concept_chances, concept_threshold, draw, uniform, within_cap
+from sailctl.core.curate.sample.clusters import cluster, kmeans
+from sailctl.core.curate.sample.concepts import Concepts
+from sailctl.core.curate.sample.draw import chances, concept_chances, concept_threshold, draw, uniform, within_cap
+from sailctl.core.curate.sample.ngrams import GramCounts, gram_hashes, tokens
+from sailctl.core.curate.sample.quota import allot, by_largest_remainder, evenly, naturally, parse_count, parse_quotas
 from sailctl.core.errors import DataError, UsageError
 
 COUNTS = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.integers(0, 50), min_size=1, max_size=12)

@@ -27,11 +27,11 @@ from typer.testing import CliRunner
 from sailctl.cli import app
 from sailctl.core.curate import parts
 from sailctl.core.curate.parts import open_data
-from sailctl.core.curate.stats import StatsRequest
-from sailctl.core.curate.stats_report import compare, lines, tables
-from sailctl.core.curate.stats_rows import Drawing
-from sailctl.core.curate.tagging import KINDS, tagger_of
-from sailctl.core.curate.text_stats import FIGURES
+from sailctl.core.curate.stats.figures import FIGURES
+from sailctl.core.curate.stats.report import compare, lines, tables
+from sailctl.core.curate.stats.request import StatsRequest
+from sailctl.core.curate.stats.rows import Drawing
+from sailctl.core.curate.stats.tagging import KINDS, tagger_of
 from sailctl.core.data.lengths import read_lengths
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.errors import DataError, MissingExtra, UsageError
@@ -239,7 +239,8 @@ def test_a_finished_pass_is_read_and_another_one_refused(tmp_path: Path) -> None
 KILLED = """
 import sys
 from pathlib import Path
-from sailctl.core.curate import parts, stats_rows
+from sailctl.core.curate import parts
+from sailctl.core.curate.stats import rows as stats_rows
 parts.ROWS = 20
 whole = stats_rows.caption_of
 def slow(sample):
@@ -247,7 +248,7 @@ def slow(sample):
     time.sleep(0.002)
     return whole(sample)
 stats_rows.caption_of = slow
-from sailctl.core.curate.stats import StatsRequest
+from sailctl.core.curate.stats.request import StatsRequest
 from sailctl.core.records import Turn, sample_id
 from sailctl.core.reporter import Quiet
 if __name__ == "__main__":

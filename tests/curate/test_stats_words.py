@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sailctl.core.curate.histogram import Histogram
 from sailctl.core.curate.language import language_of
-from sailctl.core.curate.tagging import (
+from sailctl.core.curate.stats.figures import FIGURES, Captions, figures
+from sailctl.core.curate.stats.histogram import Histogram
+from sailctl.core.curate.stats.tagging import (
     ADJECTIVE,
     KINDS,
     NOUN,
@@ -26,7 +27,6 @@ from sailctl.core.curate.tagging import (
     tagger_of,
     tools,
 )
-from sailctl.core.curate.text_stats import FIGURES, Captions, figures
 from sailctl.core.errors import UsageError
 
 LANGUAGES = {
@@ -79,7 +79,7 @@ def test_english_words_and_tags_are_the_libraries(pieces: list[tuple[str, str]])
 
 
 def test_what_is_remembered_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sailctl.core.curate import tagging
+    from sailctl.core.curate.stats import tagging
 
     monkeypatch.setattr(tagging, "_KNOWN", 5)
     tagger = tagging.TextBlobEnglish()

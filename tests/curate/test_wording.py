@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from sailctl.core.curate.wording import (
+from sailctl.core.curate.dedup.wording import (
     hash_of,
     ngram_hashes,
     numbers_of,

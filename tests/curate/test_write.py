@@ -24,9 +24,9 @@ import webdataset
 from typer.testing import CliRunner
 
 from sailctl.cli import app
-from sailctl.core.curate.filter import FilterRequest
-from sailctl.core.curate.write import WriteRequest, parse_bytes
-from sailctl.core.curate.write_tar import TarShard, members_of
+from sailctl.core.curate.filter.request import FilterRequest
+from sailctl.core.curate.write.request import WriteRequest, parse_bytes
+from sailctl.core.curate.write.tar import TarShard, members_of
 from sailctl.core.data.layouts import tar_sample
 from sailctl.core.data.sources import open_source
 from sailctl.core.data.verdicts import read_rows
@@ -180,7 +180,7 @@ def test_workers_decide_nothing_and_a_finished_write_is_verified(data: list[str]
 KILLED = """
 import sys
 from pathlib import Path
-from sailctl.core.curate.write import WriteRequest
+from sailctl.core.curate.write.request import WriteRequest
 from sailctl.core.reporter import Quiet
 WriteRequest(sys.argv[2:], Path(sys.argv[1]), shard_samples=1, processes=1).run(Quiet())
 """

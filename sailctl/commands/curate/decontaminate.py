@@ -64,7 +64,7 @@ def decontaminate(
     $ sailctl curate decontaminate --data a --verdicts D --against B.tsv --out O
     """
     from sailctl.commands import output
-    from sailctl.core.curate.decontaminate import DecontaminateRequest, describe
+    from sailctl.core.curate.decontaminate.request import DecontaminateRequest, describe
 
     request = DecontaminateRequest(
         data or [], against or [], out, image_root, captions, verdicts or [], by, ngram, common, image_distance,

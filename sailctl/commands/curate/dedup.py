@@ -77,7 +77,7 @@ def dedup(
     $ sailctl curate dedup --data a.tar --data b.tar --prefer b --out OUT
     """
     from sailctl.commands import output
-    from sailctl.core.curate.duplicates import DedupRequest, describe
+    from sailctl.core.curate.dedup.request import DedupRequest, describe
 
     request = DedupRequest(
         data or [], out, image_root, captions, verdicts or [], by, scope, keep, prefer or [], image_distance,

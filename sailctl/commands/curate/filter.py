@@ -60,8 +60,8 @@ def filter(
     $ sailctl curate filter --data a.tar --rules r.yaml --scores Q --out OUT
     """
     from sailctl.commands import output
-    from sailctl.core.curate.filter import FilterRequest, describe
-    from sailctl.core.curate.rules import default_text
+    from sailctl.core.curate.filter.request import FilterRequest, describe
+    from sailctl.core.curate.filter.rules import default_text
 
     if print_rules:
         output.emit_text(default_text().rstrip())

@@ -90,9 +90,9 @@ def judge(
     $ sailctl curate judge --task gsb --data D --reference R --people P …
     """
     from sailctl.commands import output
-    from sailctl.core.curate.judge import JudgeRequest
-    from sailctl.core.curate.judge_engine import JudgeEngine
-    from sailctl.core.curate.judge_lines import lines_of, tables_of
+    from sailctl.core.curate.judge.engine import JudgeEngine
+    from sailctl.core.curate.judge.lines import lines_of, tables_of
+    from sailctl.core.curate.judge.request import JudgeRequest
 
     asked = JudgeEngine(
         engine, endpoint or (), model, checkpoint, device, api_key_env, in_flight, timeout, requests_per_minute,

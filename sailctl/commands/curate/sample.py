@@ -76,8 +76,8 @@ def sample(
     $ sailctl curate sample --data a --samples 50k --even-ngrams 2 --out OUT
     """
     from sailctl.commands import output
-    from sailctl.core.curate.sample import SampleRequest
-    from sailctl.core.curate.sample_told import describe
+    from sailctl.core.curate.sample.request import SampleRequest
+    from sailctl.core.curate.sample.told import describe
 
     request = SampleRequest(
         data or [], verdicts or (), samples, by, cap, quota or (), natural, concepts, embeddings, clusters, even_ngrams,

@@ -61,8 +61,8 @@ def stats(
     $ sailctl curate stats --data b.tar --out stats/b --against stats/a
     """
     from sailctl.commands import output
-    from sailctl.core.curate.stats import StatsRequest
-    from sailctl.core.curate.stats_report import lines, tables
+    from sailctl.core.curate.stats.report import lines, tables
+    from sailctl.core.curate.stats.request import StatsRequest
 
     request = StatsRequest(
         data or [], out, image_root, captions, recipe, stage, set_ or [], sample, seed, tagger, against, processes, ray

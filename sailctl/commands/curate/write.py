@@ -52,7 +52,7 @@ def write(
     $ sailctl curate write --data a.tar --verdicts F --shard-bytes 1GB --out O
     """
     from sailctl.commands import output
-    from sailctl.core.curate.write import WriteRequest, describe
+    from sailctl.core.curate.write.request import WriteRequest, describe
 
     request = WriteRequest(
         data or [], out, verdicts or [], image_root, captions, shard_samples, shard_bytes, processes, ray

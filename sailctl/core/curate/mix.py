@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from sailctl.core import files
-from sailctl.core.curate.quota import parse_count
+from sailctl.core.curate.sample.quota import parse_count
 from sailctl.core.data.sources import open_source
 from sailctl.core.errors import UsageError
 from sailctl.core.reporter import Reporter

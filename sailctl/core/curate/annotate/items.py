@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core import files
-from sailctl.core.curate.pairs import References, caption_of
+from sailctl.core.curate.judge.pairs import References, caption_of
 from sailctl.core.curate.parts import Data, Part, Row
 from sailctl.core.data.order import permute
 from sailctl.core.errors import DataError, UsageError

@@ -18,8 +18,8 @@ from sailctl.core.curate.annotate.items import ITEMS, Item, assign, draw, read_i
 from sailctl.core.curate.annotate.pictures import Pictures
 from sailctl.core.curate.annotate.results import agreed, progress, results
 from sailctl.core.curate.annotate.store import CRITERIA, Answers, Book, fields_of, journal_path
-from sailctl.core.curate.opinions import OPINIONS
-from sailctl.core.curate.pairs import References, open_references
+from sailctl.core.curate.judge.opinions import OPINIONS
+from sailctl.core.curate.judge.pairs import References, open_references
 from sailctl.core.curate.parts import Data, open_data
 from sailctl.core.curate.passes import PASS_FILE, Pass, Workers
 from sailctl.core.errors import DataError, UsageError

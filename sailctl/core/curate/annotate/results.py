@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.curate import agreement
 from sailctl.core.curate.annotate.items import Item
 from sailctl.core.curate.annotate.store import CANDIDATE, PREFERENCE, REFERENCE, SKIP, Answers, opinions
-from sailctl.core.curate.opinions import write_opinions
+from sailctl.core.curate.judge import agreement
+from sailctl.core.curate.judge.opinions import write_opinions
 
 
 def progress(items: Sequence[Item], answers: dict[str, Answers]) -> list[dict[str, Any]]:

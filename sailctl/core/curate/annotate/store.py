@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.curate.annotate.items import Item
-from sailctl.core.curate.opinions import PERSON, SCALES, item_of
+from sailctl.core.curate.judge.opinions import PERSON, SCALES, item_of
 from sailctl.core.errors import UsageError
 from sailctl.core.files import fsync_dir
 from sailctl.core.journal import Busy, Journal, read_records

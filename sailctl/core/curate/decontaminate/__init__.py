@@ -1,0 +1,1 @@
+"""Benchmarks' pictures and questions in the data."""

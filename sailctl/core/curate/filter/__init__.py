@@ -1,0 +1,1 @@
+"""Rules on samples, and what each of them drops."""

@@ -1,0 +1,1 @@
+"""Judging by a model, the one table of opinions, and how far judges agree."""

@@ -1,0 +1,1 @@
+"""Balanced parts of exact sizes."""

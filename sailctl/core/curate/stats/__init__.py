@@ -1,0 +1,1 @@
+"""Statistics of captions: languages, lengths, sizes, what they are made of."""

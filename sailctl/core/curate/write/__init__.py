@@ -1,0 +1,1 @@
+"""What verdicts keep, as shards."""
