@@ -149,7 +149,8 @@ def test_halves_processes_and_several_endpoints_give_one_union(data: Path, tmp_p
     rows = sidecar_rows(tmp_path / "halves")
     assert [row["text"] for row in rows] == [answer(number) for number in range(ALL)]
     assert sidecar_rows(tmp_path / "two") == rows
-    assert sum(sum(count.values()) for count in counts) == 2 * ALL
+    # a machine that stalls makes laggards, and these are asked of the other server, too: HTTP is at-least-once
+    assert 2 * ALL <= sum(sum(count.values()) for count in counts) <= 2 * ALL + ALL // 10
 
 
 if importlib.util.find_spec("ray") is not None:
