@@ -225,6 +225,17 @@ def test_an_outcome_in_a_folder_is_booked_and_not_made_again(ledger: Ledger) -> 
     assert (ledger.path.parent / row["folder"] / "outcome.json").is_file()
 
 
+def test_weights_are_kept_where_a_kill_came_between_outcome_and_their_move(ledger: Ledger) -> None:
+    spec, (trial,) = make_spec(ledger.path.parent), trials_of(1)
+    run_lane((spec, 0, [trial]))
+    left = spec.folder(trial) / "run" / "checkpoints" / "step-00000004" / "weights"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"weights")
+    shop_of(ledger).trials(None).run([trial])
+    assert (spec.folder(trial) / "weights" / "model.safetensors").read_bytes() == b"weights"
+    assert not (spec.folder(trial) / "run" / "checkpoints").exists()
+
+
 def test_a_torn_outcome_is_said_with_the_remedy(ledger: Ledger) -> None:
     spec, (trial,) = make_spec(ledger.path.parent), trials_of(1)
     run_lane((spec, 0, [trial]))

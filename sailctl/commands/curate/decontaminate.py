@@ -61,7 +61,7 @@ def decontaminate(
 
     $ sailctl curate decontaminate --data shards --against LMUData --out OUT
 
-    $ sailctl curate decontaminate --data a --verdicts D --against B.tsv --out O
+    $ sailctl curate decontaminate --data a --against B.tsv --out O --by image
     """
     from sailctl.commands import output
     from sailctl.core.curate.decontaminate.request import DecontaminateRequest, describe

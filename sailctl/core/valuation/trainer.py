@@ -132,7 +132,7 @@ def run_trial(spec: Spec, trial: Trial) -> Outcome:
         write_outcome(folder, outcome, seconds)
     else:
         outcome = known[0]
-    _keep_weights(folder)
+    keep_weights(folder)
     return outcome
 
 
@@ -185,7 +185,7 @@ def read_outcome(folder: Path) -> tuple[Outcome, float, float] | None:
         raise DataError(f"{path}: is damaged ({error!r}); delete it, and the trial is scored again") from None
 
 
-def _keep_weights(folder: Path) -> None:
+def keep_weights(folder: Path) -> None:
     """Of a finished trial keep the weights; its optimiser state is of no more use, and as large twice over."""
     run = folder / "run" / "checkpoints"
     if not run.is_dir():

@@ -14,7 +14,7 @@ from sailctl.core.errors import Interrupted, SailctlError, UsageError
 from sailctl.core.reporter import Reporter
 from sailctl.core.valuation.ledger import Entry, Ledger, digest
 from sailctl.core.valuation.seam import Outcome, Trial, Trials
-from sailctl.core.valuation.trainer import OUTCOME, Spec, died, read_outcome, run_lane
+from sailctl.core.valuation.trainer import OUTCOME, Spec, died, keep_weights, read_outcome, run_lane
 from sailctl.core.workers import map_parts
 
 
@@ -47,6 +47,7 @@ class Workshop:
         if (known := self.ledger.outcome(key)) is not None:
             return known
         if read_outcome(self.spec.folder(trial)) is not None:
+            keep_weights(self.spec.folder(trial))  # where the kill came before that
             self._book(trial)
             return self.ledger.outcome(key)
         return None
