@@ -12,6 +12,7 @@ from typing import Any
 from sailctl import __version__
 from sailctl.core.device import Device, pick
 from sailctl.core.errors import UsageError
+from sailctl.core.workers import usable_cores
 
 REQUIRED = (
     *("torch", "transformers", "safetensors", "numpy", "pillow", "pyarrow", "fsspec", "aiohttp", "orjson", "pydantic"),
@@ -47,7 +48,7 @@ def describe_environment(device: str, folder: Path) -> dict[str, Any]:
         "devices": [_describe(found) for found in _devices(device)],
         "extras": {extra: installed_version(package) for extra, (package, _) in EXTRAS.items()},
         "disk": {"path": str(folder.resolve()), "free_bytes": disk.free, "total_bytes": disk.total},
-        "threads": {"cores": _usable_cores(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+        "threads": {"cores": usable_cores(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
     }
 
 
@@ -82,8 +83,3 @@ def _describe(device: Device) -> dict[str, Any]:
         "memory_bytes": device.total_memory(),
         "dtype": str(device.dtype("auto")).removeprefix("torch."),
     }
-
-
-def _usable_cores() -> int:
-    """Cores this process may run on, which inside a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -34,6 +34,11 @@ def share_of(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
+def usable_cores() -> int:
+    """Cores this process may run on, which inside a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def map_parts(
     function: Callable[[Part], Result], parts: Sequence[Part], tick: Callable[[], None], *, ray: str | None = None
 ) -> list[Result]:

@@ -7,7 +7,6 @@ data or other parameters are refused there, never mixed. `summary.json` comes la
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from sailctl.core.data.verdicts import COLUMNS, VERDICTS
 from sailctl.core.errors import Interrupted, UsageError
 from sailctl.core.files import atomic_write, write_json
 from sailctl.core.reporter import Reporter
-from sailctl.core.workers import map_parts
+from sailctl.core.workers import map_parts, usable_cores
 
 PASS_FILE, SUMMARY_FILE = "pass.json", "summary.json"
 ROW_GROUP = 50_000
@@ -48,8 +47,7 @@ class Workers:
 
 def default_workers(processes: int | None, ray: str | None) -> Workers:
     """What --processes and --ray mean: without the first, a process for each core that is ours, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Workers(processes or min(cores, 8), ray)
+    return Workers(processes or min(usable_cores(), 8), ray)
 
 
 @dataclass(frozen=True)
@@ -162,17 +160,21 @@ def run_tasks(
     left = [task for task in tasks if not file_of(folder, task).is_file()]
     if not left:
         return
-    done = _Done(folder, left, weight, sum(weight[task.name] for task in tasks))
-    reporter.start(label, done.total, completed=done.before, unit=unit)
+    total = sum(weight[task.name] for task in tasks)
+    made = total - sum(weight[task.name] for task in left)
+    reporter.start(label, total, completed=made, unit=unit)
     count = min(workers.processes, len(left))
+    lanes = [left[number::count] for number in range(count)]
     try:
         if workers.ray is None and count == 1:
             for task in left:
                 _make(work, task, folder)
-                reporter.update(done.count())
+                made += weight[task.name]
+                reporter.update(made)
         else:
-            lanes = [(work, left[number::count], str(folder)) for number in range(count)]
-            map_parts(_run_lane, lanes, lambda: reporter.update(done.count()), ray=workers.ray)
+            done = _Done(folder, lanes, weight, made)
+            parts = [(work, lane, str(folder)) for lane in lanes]
+            map_parts(_run_lane, parts, lambda: reporter.update(done.count()), ray=workers.ray)
     except KeyboardInterrupt:
         raise Interrupted("what is done is kept; the same command goes on") from None
     finally:
@@ -207,22 +209,18 @@ def verdict_table(records: Sequence[dict[str, Any]], extra: dict[str, str] | Non
 
 
 class _Done:
-    """How far the tasks are, by the files that stand; looked up a hundred times at most for each."""
+    """How far lanes of tasks are, by the files that stand; of each lane only the next one is looked for."""
 
-    def __init__(self, folder: Path, left: Sequence[Task], weight: dict[str, int], total: int) -> None:
-        self.folder, self.left, self.weight, self.total = folder, list(left), weight, total
-        self.before = total - sum(weight[task.name] for task in left)
-        self.made = self.before
+    def __init__(self, folder: Path, lanes: Sequence[Sequence[Task]], weight: dict[str, int], made: int) -> None:
+        self.folder, self.lanes, self.weight, self.made = folder, lanes, weight, made
+        self.next = [0] * len(lanes)
 
     def count(self) -> int:
         """Units done so far."""
-        still = []
-        for task in self.left:
-            if file_of(self.folder, task).is_file():
-                self.made += self.weight[task.name]
-            else:
-                still.append(task)
-        self.left = still
+        for number, lane in enumerate(self.lanes):
+            while self.next[number] < len(lane) and file_of(self.folder, lane[self.next[number]]).is_file():
+                self.made += self.weight[lane[self.next[number]].name]
+                self.next[number] += 1
         return self.made
 
 

@@ -15,7 +15,7 @@ from sailctl.core.reporter import Reporter
 from sailctl.core.valuation.ledger import Entry, Ledger, digest
 from sailctl.core.valuation.seam import Outcome, Trial, Trials
 from sailctl.core.valuation.trainer import OUTCOME, Spec, died, keep_weights, read_outcome, run_lane
-from sailctl.core.workers import map_parts
+from sailctl.core.workers import map_parts, usable_cores
 
 
 @dataclass(slots=True)
@@ -205,8 +205,7 @@ def workers_and_devices(device: str, workers: int | None) -> tuple[int, tuple[st
 
     place = pick(device)
     if place.kind == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return workers or min(cores, 8), ("cpu",)
+        return workers or min(usable_cores(), 8), ("cpu",)
     if device != "auto" and ":" in device:
         return workers or 1, (device,)
     _, count = place.visible()
