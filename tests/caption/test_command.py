@@ -16,7 +16,6 @@ from typer.testing import CliRunner, Result
 from sailctl.cli import app
 from sailctl.core.caption import worker
 from sailctl.core.caption.display import Display
-from sailctl.core.caption.engine import EngineChoice, open_pool
 from sailctl.core.caption.feed import Feed
 from sailctl.core.caption.pipeline import Pipeline
 from sailctl.core.caption.report import quantiles
@@ -24,6 +23,7 @@ from sailctl.core.caption.request import CaptionRequest
 from sailctl.core.caption.spend import Spent, spent, spent_by
 from sailctl.core.caption.worker import together
 from sailctl.core.engines.ask import Ask, Failed
+from sailctl.core.engines.choice import EngineChoice, open_pool
 from sailctl.core.errors import SailctlError
 from tests.caption.helpers_caption import RuleEngine, lines, make_job, picture_tar, sidecar_rows, told
 from tests.helpers_data import picture, write_tar

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.caption.display import percent
-from sailctl.core.caption.engine import EngineChoice
 from sailctl.core.caption.job import LOCK, QUARANTINE, REJECTS, Job
 from sailctl.core.caption.sidecar import all_manifests
 from sailctl.core.caption.spend import spent, tokens
+from sailctl.core.engines.choice import EngineChoice
 from sailctl.core.files import atomic_write, storage_errors, write_json
 from sailctl.core.journal import by_turns
 

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from sailctl.core.caption.engine import KINDS, EngineChoice
 from sailctl.core.caption.job import Job, Parameters
 from sailctl.core.caption.prompts import LANGUAGES, load_prompts
 from sailctl.core.caption.report import add_up
 from sailctl.core.caption.shards import find_data
 from sailctl.core.caption.tasks import parse_tasks
+from sailctl.core.engines.choice import KEY_ENV, EngineChoice, choose
 from sailctl.core.errors import UsageError
 from sailctl.core.workers import ray_nodes, share_of
 
+KINDS = ("openai", "local", "lmdeploy")
 RAY_S = 5.0
 
 
@@ -38,7 +37,7 @@ class CaptionRequest:
     engine: str | None = None
     checkpoint: str | None = None
     device: str = "auto"
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str = KEY_ENV
     max_tokens: int = 1024
     temperature: float = 0.0
     max_image_side: int | None = None
@@ -73,36 +72,13 @@ class CaptionRequest:
 
     def choice(self) -> EngineChoice:
         """The engine asked for. Raises UsageError where something it needs is missing."""
-        kind = self.engine or ("openai" if self.endpoints else None)
-        if kind is None:
-            raise UsageError("nobody to ask: give --endpoint URL and --model NAME, or --engine local --checkpoint PATH")
-        if kind not in KINDS:
-            raise UsageError(f"--engine {kind}: unknown; known: {', '.join(KINDS)}")
-        if kind == "openai" and not (self.endpoints and self.model):
-            missing = "--model NAME, as the server calls it" if self.endpoints else "--endpoint URL"
-            raise UsageError(f"--engine openai needs {missing}")
-        if kind != "openai" and (self.checkpoint is None or self.endpoints):
-            raise UsageError(f"--engine {kind} needs --checkpoint PATH, and takes no --endpoint")
-        for url in self.endpoints:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise UsageError(f"--endpoint {url.rpartition('@')[2]}: give a URL such as http://host:23333/v1")
-            if parts.username is not None:
-                raise UsageError(
-                    f"--endpoint …@{parts.hostname}: no user or password in a URL; put the key in the environment "
-                    "and name it with --api-key-env"
-                )
-        model = self.model or str(self.checkpoint)
-        if self.key_env != CaptionRequest.key_env and not os.environ.get(self.key_env):
-            raise UsageError(f"--api-key-env {self.key_env}: that environment variable is not set")
-        if self.max_cost is not None and not (self.price_in or self.price_out):
-            raise UsageError("--max-cost needs --price-in and --price-out, per million tokens")
-        return EngineChoice(
-            kind=kind,
-            model=model,
-            urls=tuple(self.endpoints),
+        return choose(
+            KINDS,
+            self.engine,
+            self.endpoints,
+            self.model,
+            self.checkpoint,
             key_env=self.key_env,
-            checkpoint=self.checkpoint,
             device=self.device,
             in_flight=self.in_flight,
             timeout_s=self.timeout_s,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.caption.display import Display, Reporter
-from sailctl.core.caption.engine import CAP_REACHED, EngineChoice, open_local
 from sailctl.core.caption.job import JOURNALS, Job
 from sailctl.core.caption.report import write_report
 from sailctl.core.caption.request import CaptionRequest
@@ -22,6 +21,7 @@ from sailctl.core.caption.sidecar import manifest_path
 from sailctl.core.caption.spend import COUNTED, spent, tokens
 from sailctl.core.caption.worker import STOP, Part, Progress, heard, together, work, work_here
 from sailctl.core.engines.ask import Engine
+from sailctl.core.engines.choice import CAP_REACHED, EngineChoice, open_local
 from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
 from sailctl.core.files import storage_errors
 from sailctl.core.journal import try_lock

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from sailctl.core.caption.engine import EngineChoice
+from sailctl.core.engines.choice import EngineChoice
 from sailctl.core.engines.lmdeploy import LmdeployServers
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.caption.engine import EngineChoice, open_pool
 from sailctl.core.caption.feed import Feed
 from sailctl.core.caption.job import Job
 from sailctl.core.caption.pipeline import Pipeline
 from sailctl.core.caption.spend import Spent, spent_by, tokens
 from sailctl.core.engines.ask import Engine
+from sailctl.core.engines.choice import EngineChoice, open_pool
 from sailctl.core.errors import UsageError
 
 STOP = "stop"

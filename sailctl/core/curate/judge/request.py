@@ -69,7 +69,7 @@ class JudgeRequest:
         places = tuple(References(self.out / WORK / f"references-{number}") for number in range(len(found)))
         task = JudgeTask(self.task, self.lang, places)
         minimums = self._minimums(task)
-        engine = self.engine.open() if self.engine.kind == "local" else None  # whose name its weights tell
+        engine = self.engine.open() if self.engine.choice.kind == "local" else None  # whose name its weights tell
         try:
             name = self.engine.model if engine is None else engine.model
             told = self._parameters(task, str(name), found, minimums)
@@ -109,7 +109,7 @@ class JudgeRequest:
         work, answers = made.out / WORK, made.out / ANSWERS
         listed = drawn.chunks()
         # one event loop keeps hundreds of questions in flight: more processes are for those who ask for them
-        workers = Workers(1 if self.engine.kind == "local" else self.processes or 1, self.ray)
+        workers = Workers(1 if self.engine.choice.kind == "local" else self.processes or 1, self.ray)
         sizes = {chunk.name: chunk.stop - chunk.first for chunk in listed}
         left = [chunk for chunk in listed if not file_of(answers, chunk).is_file()]
         share = max(1, min(workers.processes, len(left)))
@@ -201,8 +201,7 @@ class JudgeRequest:
             raise UsageError(f"--reference: {given} are given; a caption is compared with {MAX_REFERENCES} at most")
         if self.minimums and self.samples is not None:
             raise UsageError("--min needs a score of every sample: leave out --samples, or --min")
-        self.engine.check()
-        if self.engine.kind == "local" and (self.ray is not None or (self.processes or 1) > 1):
+        if self.engine.choice.kind == "local" and (self.ray is not None or (self.processes or 1) > 1):
             raise UsageError("--engine local answers in one process; leave out --processes and --ray")
 
     def _minimums(self, task: JudgeTask) -> tuple[tuple[str, float], ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from sailctl.core.engines.ask import Engine
-from sailctl.core.errors import SailctlError
+from sailctl.core.errors import SailctlError, UsageError
 
-KINDS = ("openai", "local", "lmdeploy")
+KEY_ENV = "OPENAI_API_KEY"
 CAP_REACHED = "spending cap reached"  # how a worker's error begins, as the pool's
 MAX_BATCH = 32  # questions a local model answers at once
 
@@ -22,7 +25,7 @@ class EngineChoice:
     kind: str
     model: str
     urls: tuple[str, ...] = ()
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str = KEY_ENV
     checkpoint: str | None = None
     device: str = "auto"
     in_flight: int = 256
@@ -36,6 +39,64 @@ class EngineChoice:
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """What tokens cost; prices are a million's."""
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
+
+
+def choose(
+    kinds: Sequence[str],
+    engine: str | None,
+    endpoints: Sequence[str],
+    model: str | None,
+    checkpoint: str | None,
+    *,
+    key_env: str = KEY_ENV,
+    device: str = "auto",
+    in_flight: int = 256,
+    timeout_s: float = 300.0,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+    max_cost: float | None = None,
+    price_in: float = 0.0,
+    price_out: float = 0.0,
+) -> EngineChoice:
+    """The engine that options ask for, of one of `kinds`. Raises UsageError where something it needs is missing."""
+    kind = engine or ("openai" if endpoints else None)
+    if kind is None:
+        raise UsageError("nobody to ask: give --endpoint URL and --model NAME, or --engine local --checkpoint PATH")
+    if kind not in kinds:
+        raise UsageError(f"--engine {kind}: unknown; known: {', '.join(kinds)}")
+    if kind == "openai" and not (endpoints and model):
+        missing = "--model NAME, as the server calls it" if endpoints else "--endpoint URL"
+        raise UsageError(f"--engine openai needs {missing}")
+    if kind != "openai" and (checkpoint is None or endpoints):
+        raise UsageError(f"--engine {kind} needs --checkpoint PATH, and takes no --endpoint")
+    for url in endpoints:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"--endpoint {url.rpartition('@')[2]}: give a URL such as http://host:23333/v1")
+        if parts.username is not None:
+            raise UsageError(
+                f"--endpoint …@{parts.hostname}: no user or password in a URL; put the key in the environment "
+                "and name it with --api-key-env"
+            )
+    if key_env != KEY_ENV and not os.environ.get(key_env):
+        raise UsageError(f"--api-key-env {key_env}: that environment variable is not set")
+    if max_cost is not None and not (price_in or price_out):
+        raise UsageError("--max-cost needs --price-in and --price-out, per million tokens")
+    return EngineChoice(
+        kind=kind,
+        model=model or str(checkpoint),
+        urls=tuple(endpoints),
+        key_env=key_env,
+        checkpoint=checkpoint,
+        device=device,
+        in_flight=in_flight,
+        timeout_s=timeout_s,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        max_cost=max_cost,
+        price_in=price_in,
+        price_out=price_out,
+    )
 
 
 def open_local(choice: EngineChoice) -> Engine:
