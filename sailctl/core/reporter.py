@@ -20,6 +20,10 @@ class Reporter(Protocol):
         """Set the units done so far and the numbers shown beside them."""
         ...
 
+    def expect(self, total: float) -> None:
+        """Correct the total, where it could only be estimated."""
+        ...
+
     def finish(self) -> None:
         """End the work begun."""
         ...
@@ -35,6 +39,9 @@ class Quiet:
         """Nothing: rank 0 shows it."""
 
     def update(self, completed: float, **fields: float | int | str) -> None:
+        """Nothing: rank 0 shows it."""
+
+    def expect(self, total: float) -> None:
         """Nothing: rank 0 shows it."""
 
     def finish(self) -> None:

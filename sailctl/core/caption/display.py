@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
+from sailctl.core.reporter import Reporter
+
 ENOUGH = 20  # requests of an endpoint before a share of errors says anything
-
-
-class Reporter(Protocol):
-    """What captioning tells its user; `commands/output.py` has one."""
-
-    def info(self, line: str) -> None:
-        """Say something once."""
-        ...
-
-    def start(self, label: str, total: float | None = None, *, completed: float = 0, unit: str = "samples") -> None:
-        """Begin work of `total` units, `completed` of which are done."""
-        ...
-
-    def expect(self, total: float) -> None:
-        """Correct the total."""
-        ...
-
-    def update(self, completed: float, **fields: float | int | str) -> None:
-        """Set the units done so far and the numbers shown beside them."""
-        ...
 
 
 class Display:

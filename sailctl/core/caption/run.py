@@ -12,7 +12,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from sailctl.core.caption.display import Display, Reporter
+from sailctl.core.caption.display import Display
 from sailctl.core.caption.job import JOURNALS, Job
 from sailctl.core.caption.report import write_report
 from sailctl.core.caption.request import CaptionRequest
@@ -25,6 +25,7 @@ from sailctl.core.engines.choice import CAP_REACHED, EngineChoice, open_local
 from sailctl.core.errors import DataError, Interrupted, SailctlError, UsageError
 from sailctl.core.files import storage_errors
 from sailctl.core.journal import try_lock
+from sailctl.core.reporter import Reporter
 from sailctl.core.workers import map_parts, stop_signals
 
 OTHERS_S = 60.0  # how long another command's shards are waited for at the end

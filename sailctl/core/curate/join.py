@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sailctl.core import files
-from sailctl.core.data.verdicts import COLUMNS, tables
-from sailctl.core.errors import DataError, UsageError
+from sailctl.core.data.verdicts import COLUMNS, id_bytes, opened, tables
+from sailctl.core.errors import UsageError
 
 PLACE = ("source", "shard", "row")
 _BLOCKS_AT_HAND = 4  # row groups a process keeps: neighbouring parts lie in the same one
@@ -90,12 +90,12 @@ class Lookup:
         blocks: list[tuple[str, int]] = []
         found: dict[tuple[str, str], list[Runs]] = {}
         for table in tables(path):
-            with _opened(table, ("id", *names)) as opened:
-                placed = set(PLACE) <= set(opened.schema_arrow.names)
-                for group in range(opened.metadata.num_row_groups):
+            with opened(table, ("id", *names)) as file:
+                placed = set(PLACE) <= set(file.schema_arrow.names)
+                for group in range(file.metadata.num_row_groups):
                     blocks.append((table, group))
                     if placed:
-                        rows = opened.read_row_group(group, columns=list(PLACE))
+                        rows = file.read_row_group(group, columns=list(PLACE))
                         for place, runs in _runs(rows, len(blocks) - 1):
                             found.setdefault(place, []).append(runs)
         return cls(path, names, blocks, {place: _in_order(runs) for place, runs in found.items()})
@@ -142,8 +142,8 @@ class Lookup:
     def _block(self, number: int) -> tuple[np.ndarray, Any]:
         if number not in self._recent:
             table, group = self._blocks[number]
-            with _opened(table, ("id", *self.names)) as opened:
-                rows = opened.read_row_group(group, columns=list(dict.fromkeys(("id", *self.names))))
+            with opened(table, ("id", *self.names)) as file:
+                rows = file.read_row_group(group, columns=list(dict.fromkeys(("id", *self.names))))
             self._recent[number] = (packed_ids(rows["id"], table), rows.select(list(self.names)))
             while len(self._recent) > _BLOCKS_AT_HAND:
                 self._recent.popitem(last=False)
@@ -190,8 +190,8 @@ def places(records: Sequence[Mapping[str, Any]]) -> Any:
 
 def column_names(path: str) -> list[str]:
     """The columns of the tables at a path, by the first of them. Raises UsageError, DataError."""
-    with _opened(tables(path)[0], ("id",)) as opened:
-        return [str(name) for name in opened.schema_arrow.names]
+    with opened(tables(path)[0], ("id",)) as file:
+        return [str(name) for name in file.schema_arrow.names]
 
 
 def content(path: str) -> str:
@@ -206,42 +206,9 @@ def content(path: str) -> str:
     return digest.hexdigest()
 
 
-def packed_ids(column: Any, where: str = "") -> np.ndarray:
+def packed_ids(column: Any, where: str = "a verdict table") -> np.ndarray:
     """Ids of an Arrow column as (N, 2) uint64; zeros stand for none (a broken sample). Raises DataError."""
-    texts = column.to_pylist()
-    try:
-        packed = bytes.fromhex("".join([text if text else "0" * 32 for text in texts]))
-        return np.frombuffer(packed, dtype=">u8").reshape(len(texts), 2).astype(np.uint64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where or 'a verdict table'}: its column id should hold 32 hex digits a row") from error
-
-
-class _opened:
-    """A Parquet file that has these columns, as a context; raises DataError naming it."""
-
-    def __init__(self, path: str, columns: Sequence[str]) -> None:
-        self.path, self.columns = path, columns
-
-    def __enter__(self) -> Any:
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            self._handle = files.open_read(self.path)
-            opened = pyarrow.parquet.ParquetFile(self._handle)
-        except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"verdicts {self.path} cannot be read: {str(error).splitlines()[0]}") from error
-        if missing := [name for name in self.columns if name not in opened.schema_arrow.names]:
-            self._handle.close()
-            raise DataError(f"{self.path} is no table of verdicts: column {', '.join(missing)} is missing")
-        return opened
-
-    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
-        import pyarrow
-
-        self._handle.close()
-        if isinstance(error, OSError | pyarrow.ArrowException):
-            raise DataError(f"verdicts {self.path} cannot be read: {str(error).splitlines()[0]}") from error
+    return id_bytes(column, where).view(">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def _empty(names: Sequence[str]) -> Any:

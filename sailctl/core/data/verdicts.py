@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,26 @@ def tables(path: str | Path) -> list[str]:
     raise UsageError(f"{path}: no verdicts (.parquet) there; sailctl curate filter, dedup or sample make some")
 
 
-def read_table(path: str, columns: Sequence[str] | None = None) -> Any:
-    """A verdict table as Arrow has it. Raises DataError where it is damaged or lacks what every verdict has."""
+@contextmanager
+def opened(path: str, columns: Sequence[str]) -> Iterator[Any]:
+    """A Parquet file that has these columns. Raises DataError naming it, also for what goes wrong within the block."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with files.open_read(path) as handle:
-            opened = pyarrow.parquet.ParquetFile(handle)
-            missing = [name for name in columns or COLUMNS if name not in opened.schema_arrow.names]
-            table = None if missing else opened.read(columns=None if columns is None else list(columns))
+            file = pyarrow.parquet.ParquetFile(handle)
+            if missing := [name for name in columns if name not in file.schema_arrow.names]:
+                raise DataError(f"{path} is no table of verdicts: column {', '.join(missing)} is missing")
+            yield file
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"verdicts {path} cannot be read: {str(error).splitlines()[0]}") from error
-    if missing:
-        raise DataError(f"{path} is no table of verdicts: column {', '.join(missing)} is missing")
-    return table
+
+
+def read_table(path: str, columns: Sequence[str] | None = None) -> Any:
+    """A verdict table as Arrow has it. Raises DataError where it is damaged or lacks what every verdict has."""
+    with opened(path, columns or tuple(COLUMNS)) as file:
+        return file.read(columns=None if columns is None else list(columns))
 
 
 def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -114,7 +120,7 @@ class Judged:
             ordinals, rows = self._places(table, starts, path, strict=ids is None)
             if not len(ordinals):
                 continue
-            judged, kept = _packed(table["id"].take(rows) if len(rows) < len(table) else table["id"]), _kept(table)
+            judged, kept = id_bytes(table["id"].take(rows) if len(rows) < len(table) else table["id"]), _kept(table)
             if ids is not None:
                 same = judged.view("S16") == ids[ordinals].view("S16")
                 ordinals, rows, judged = ordinals[same], rows[same], judged[same]
@@ -127,7 +133,7 @@ class Judged:
         keep, seen = np.zeros(len(known), dtype=bool), np.zeros(len(known), dtype=bool)
         for name in found:
             table = read_table(name, ("id", "source", "keep"))
-            judged = _packed(table["id"]).view("S16")
+            judged = id_bytes(table["id"]).view("S16")
             place = np.minimum(np.searchsorted(known, judged), len(known) - 1)
             hit = known[place] == judged
             if (own := _of_source(table, self.name)) is not None:
@@ -199,10 +205,13 @@ def _kept(table: Any) -> np.ndarray:
     return np.asarray(table["keep"].combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _packed(ids: Any) -> np.ndarray:
-    """Ids as 16 bytes each; that of a sample nobody could read is zero."""
-    packed = b"".join(bytes.fromhex(one) if len(one) == 32 else bytes(16) for one in ids.to_pylist())
-    return np.frombuffer(packed, dtype="V16")
+def id_bytes(column: Any, where: str = "a verdict table") -> np.ndarray:
+    """Ids of an Arrow column as 16 bytes each; zeros stand for none (a broken sample). Raises DataError."""
+    try:
+        packed = bytes.fromhex("".join([text if text else "0" * 32 for text in column.to_pylist()]))
+        return np.frombuffer(packed, dtype=np.uint8).reshape(len(column), 16).view("V16")[:, 0]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: its column id should hold 32 hex digits a row") from error
 
 
 def _of_source(table: Any, name: str) -> np.ndarray | None:
