@@ -30,7 +30,7 @@ import numpy as np
 from sailctl.core.curate.language import language_of
 from sailctl.core.curate.parts import open_data
 from sailctl.core.curate.stats.figures import FIGURES, Captions, figures
-from sailctl.core.curate.stats.rows import caption_of, length_of
+from sailctl.core.curate.stats.rows import answers_of, length_of
 from sailctl.core.curate.stats.tagging import KINDS, is_word, kind_of_penn, sentences
 
 ENGLISH = (
@@ -125,7 +125,7 @@ class Plain:
         for part in data.parts:
             for row in data.rows(part):
                 assert row.sample is not None
-                text = caption_of(row.sample)
+                text = answers_of(row.sample)
                 language = language_of(text)
                 if language not in ("en", "zh"):
                     continue

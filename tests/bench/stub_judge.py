@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
+
+from tests.http_stub import HttpStub, send
 
 KEY = "the-real-key"
 FAULTS = ("429", "500", "page", "no choice", "silence")
 
 
-class StubJudge:
+class StubJudge(HttpStub):
     """Serves while it is entered; `asked` counts requests by what they said, `faulted` the faults by kind."""
 
     def __init__(self, *, faults: bool = False, silence_s: float = 1.5) -> None:
+        super().__init__()
         self.faults = faults
         self.silence_s = silence_s
         self.asked: Counter[str] = Counter()
@@ -29,32 +30,6 @@ class StubJudge:
         self.faulted: Counter[str] = Counter()
         self.models: set[str] = set()
         self.wrong_keys = 0
-        self.lock = threading.Lock()
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                stub.post(self)
-
-            def do_GET(self) -> None:
-                send(self, 404, b"{}")
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-    def __enter__(self) -> StubJudge:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     def post(self, request: BaseHTTPRequestHandler) -> None:
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
@@ -94,10 +69,3 @@ def answer(said: str, temperature: float) -> str:
     if text.startswith("warm/"):
         return text.removeprefix("warm/") if temperature else "unsure"
     return text
-
-
-def send(request: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
-    request.send_response(status)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    request.wfile.write(body)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
+
+from tests.http_stub import HttpStub, send
 
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
 KEY = "the-real-key-0123456789"
@@ -38,47 +38,16 @@ class Question:
 Says = Callable[[Question], str | int]  # what is said, or the status of a refusal
 
 
-class JudgeStub:
+class JudgeStub(HttpStub):
     """Serves while it is entered; `asked` counts requests and `answered` answers by text and seed."""
 
     def __init__(self, says: Says, *, pause_s: float = 0.0) -> None:
+        super().__init__()
         self.says, self.pause_s = says, pause_s
         self.asked: Counter[tuple[str, int]] = Counter()
         self.answered: Counter[tuple[str, int]] = Counter()
         self.images: Counter[int] = Counter()
         self.wrong_keys = 0
-        self.lock = threading.Lock()
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                stub.post(self)
-
-            def do_GET(self) -> None:
-                send(self, 404, b"{}")
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 256
-
-            def handle_error(self, *_: Any) -> None:
-                pass  # a client that was killed
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-
-    def __enter__(self) -> JudgeStub:
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
     @property
     def count(self) -> int:
@@ -109,14 +78,6 @@ class JudgeStub:
         )
         with self.lock:
             self.answered[text, body.get("seed", 0)] += 1
-
-
-def send(request: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
-    """An HTTP answer."""
-    request.send_response(status)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    request.wfile.write(body)
 
 
 def worth(text: str) -> float:

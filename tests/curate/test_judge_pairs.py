@@ -9,7 +9,7 @@ import pytest
 from sailctl.core.curate.annotate.items import draw
 from sailctl.core.curate.judge.opinions import item_of
 from sailctl.core.curate.judge.pairs import References, open_references, pictures_of
-from sailctl.core.curate.judge.tasks import JudgeTask, language_of
+from sailctl.core.curate.judge.tasks import JudgeTask, rubric_language
 from sailctl.core.curate.parts import open_data
 from sailctl.core.errors import UsageError
 from sailctl.core.records import Sample, Turn
@@ -83,4 +83,4 @@ def test_people_and_the_judge_judge_the_same_items(tmp_path: Path) -> None:
      ("一只 Labrador 狗在草地上", "zh"), ("", "en"), ("12 / 7", "en"), ("Un chien à côté", "en")],
 )  # fmt: skip
 def test_the_language_of_a_text(text: str, lang: str) -> None:
-    assert language_of(text) == lang
+    assert rubric_language(text) == lang

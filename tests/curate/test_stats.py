@@ -242,12 +242,12 @@ from pathlib import Path
 from sailctl.core.curate import parts
 from sailctl.core.curate.stats import rows as stats_rows
 parts.ROWS = 20
-whole = stats_rows.caption_of
+whole = stats_rows.answers_of
 def slow(sample):
     import time
     time.sleep(0.002)
     return whole(sample)
-stats_rows.caption_of = slow
+stats_rows.answers_of = slow
 from sailctl.core.curate.stats.request import StatsRequest
 from sailctl.core.records import Turn, sample_id
 from sailctl.core.reporter import Quiet

@@ -141,7 +141,7 @@ class JudgeTask:
         return read[0]
 
     def _language(self, text: str) -> str:
-        return language_of(text) if self.lang == "auto" else self.lang
+        return rubric_language(text) if self.lang == "auto" else self.lang
 
 
 def both_orders(candidate_first: float, reference_first: float) -> float:
@@ -149,7 +149,7 @@ def both_orders(candidate_first: float, reference_first: float) -> float:
     return candidate_first if candidate_first == reference_first else 0.0
 
 
-def language_of(text: str) -> str:
+def rubric_language(text: str) -> str:
     """ "zh" where a fifth of the letters or more are Chinese, else "en"."""
     chinese = len(re.findall(r"[\u3400-\u9fff]", text))
     letters = chinese + len(re.findall(r"[^\W\d_\u3400-\u9fff]", text))

@@ -33,7 +33,7 @@ _DRAWS = 1 << 63
 _NO_BLANKS = {"zh", "ja", "th"}
 
 
-def caption_of(sample: Sample) -> str:
+def answers_of(sample: Sample) -> str:
     """What the assistant says in a sample, its turns apart by an empty line."""
     text = "\n\n".join(turn.text for turn in sample.turns if turn.role == "assistant")
     return text.encode("utf-8", "replace").decode("utf-8")  # JSON may hold halves of characters, tables may not
@@ -90,7 +90,7 @@ class Measure:
                 records.append({**record, "keep": False, "reason": error.reason, "detail": error.detail})
                 continue
             assert row.sample is not None
-            text = caption_of(row.sample)
+            text = answers_of(row.sample)
             language, draw = language_of(text), self.drawing.draw(row)
             if language in TAGGED and draw < likely:
                 counted: int | None = words.add(place, draw, language, text)
@@ -149,7 +149,7 @@ class CountMissed:
         words = WordTable(self.english)
         source = self.data.sources[missed.part.source]
         for place, draw, language in zip(missed.places, missed.draws, missed.languages, strict=True):
-            text = caption_of(source.read(missed.part.first + place))
+            text = answers_of(source.read(missed.part.first + place))
             words.add(place, draw, language, text)
         return words.table()
 
