@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from sailctl.core.curate.language import language_of
-from sailctl.core.curate.parts import open_data
+from sailctl.core.curate.parts import answers_of, open_data
 from sailctl.core.curate.stats.figures import FIGURES, Captions, figures
-from sailctl.core.curate.stats.rows import answers_of, length_of
+from sailctl.core.curate.stats.rows import length_of
 from sailctl.core.curate.stats.tagging import KINDS, is_word, kind_of_penn, sentences
 
 ENGLISH = (

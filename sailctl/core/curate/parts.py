@@ -39,6 +39,12 @@ class Row(NamedTuple):
         return {"id": identity, "source": self.source, "shard": self.shard, "row": self.row, "key": self.key}
 
 
+def answers_of(sample: Sample) -> str:
+    """What the assistant says in a sample, its turns apart by an empty line."""
+    text = "\n\n".join(turn.text for turn in sample.turns if turn.role == "assistant")
+    return text.encode("utf-8", "replace").decode("utf-8")  # JSON may hold halves of characters, tables may not
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Samples `first` up to `stop` of a source, counted over its shards. `name` is that of its file."""

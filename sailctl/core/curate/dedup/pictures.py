@@ -129,11 +129,6 @@ def mix(values: np.ndarray) -> np.ndarray:
         return values ^ (values >> np.uint64(31))
 
 
-def hamming(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Bits that differ between packed hashes, row by row."""
-    return np.bitwise_count(left ^ right).sum(axis=-1, dtype=np.int64)
-
-
 def coarse(copies: np.ndarray) -> np.ndarray:
     """uint8 (N, COARSE_BYTES): 16 x 16 means of grey, then the colours; for a first glance at many pairs."""
     luma = copies[:, : SIDE * SIDE].reshape(-1, CHROMA, SIDE // CHROMA, CHROMA, SIDE // CHROMA)

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from sailctl.core.curate.join import Columns, Lookup
-from sailctl.core.curate.parts import Data, Part
+from sailctl.core.curate.parts import Data, Part, answers_of
 from sailctl.core.curate.passes import PASS_FILE, file_of
 from sailctl.core.curate.sample.concepts import Concepts
 from sailctl.core.curate.sample.ngrams import gram_hashes
 from sailctl.core.data.verdicts import COLUMNS, VERDICTS
 from sailctl.core.errors import UsageError
-from sailctl.core.records import Sample
 
 NO_GROUP = "(none)"
 NO_VERDICT, NOT_DRAWN, NO_CONCEPT = "no_verdict", "not_drawn", "no_concept"  # reasons; the first is an error
@@ -114,7 +113,7 @@ class Candidates:
             records.append(row.place())
             reasons.append("" if row.error is None else row.error.reason)
             details.append("" if row.error is None else row.error.detail)
-            texts.append("" if row.sample is None else answers(row.sample))
+            texts.append("" if row.sample is None else answers_of(row.sample))
         schema = pa.schema([(name, pa.type_for_alias(COLUMNS[name])) for name in PLACES])
         return pa.Table.from_pylist(records, schema=schema), reasons, details, texts
 
@@ -152,11 +151,6 @@ class Drawn:
 
     name: str
     first: int
-
-
-def answers(sample: Sample) -> str:
-    """What a sample says: all its answers, of a caption the caption."""
-    return "\n".join(turn.text for turn in sample.turns if turn.role == "assistant")
 
 
 def same_data(verdicts: str, data: Data) -> bool:

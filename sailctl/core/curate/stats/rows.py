@@ -16,7 +16,7 @@ from typing import Any
 
 from sailctl.core import images
 from sailctl.core.curate.language import language_of
-from sailctl.core.curate.parts import Data, Part, Row
+from sailctl.core.curate.parts import Data, Part, Row, answers_of
 from sailctl.core.curate.passes import file_of, verdict_table, write_table
 from sailctl.core.curate.stats.lengths import RecipeChoice
 from sailctl.core.curate.stats.tagging import TAGGED, is_word, tagger_of
@@ -31,12 +31,6 @@ EXTRA = {"lang": "string", "words": "int32", "characters": "int32", "images": "i
 WORDS, MORE = "work/words", "work/more"  # folders of the words of drawn captions: at once, and those missed then
 _DRAWS = 1 << 63
 _NO_BLANKS = {"zh", "ja", "th"}
-
-
-def answers_of(sample: Sample) -> str:
-    """What the assistant says in a sample, its turns apart by an empty line."""
-    text = "\n\n".join(turn.text for turn in sample.turns if turn.role == "assistant")
-    return text.encode("utf-8", "replace").decode("utf-8")  # JSON may hold halves of characters, tables may not
 
 
 def length_of(text: str) -> int:
