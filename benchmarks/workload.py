@@ -235,8 +235,8 @@ def padded_loss(model: VisionLanguageModel, batch: PaddedBatch) -> Tensor:
 
 
 def packed_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded]) -> float:
-    """What a step over the samples asks for, packed: no padding, half of each square, the last MLP and the head on
-    supervised tokens."""
+    """What a step over the samples asks for, packed: no padding, half of each square, of the last layer queries,
+    output and MLP, and the head, on supervised tokens."""
     squares = sum(sample.num_tokens**2 for sample in samples)
     tokens, tiles, targets = _totals(samples)
     return ModelFlops.of(config, STAGES[stage]).total(tokens, tiles, targets, squares)

@@ -98,9 +98,9 @@ def test_sail_vl_2b_by_hand() -> None:
         2 * 0.304e9 * 1025 + 4 * 1025**2 * 1024 * 24, rel=0.01
     )
     assert forward.projector == 2 * 256 * 8_650_752  # the weight matrices of the paper's "8.65M"
-    last_mlp = 3 * 1536 * 8960  # for supervised tokens alone
-    assert forward.token == pytest.approx(2 * (1.31e9 - last_mlp), rel=0.002)
-    assert forward.target == pytest.approx(2 * (0.233e9 + last_mlp), rel=0.002)
+    last = 3 * 1536 * 8960 + 2 * 1536 * 1536  # MLP, query and output: for supervised tokens alone
+    assert forward.token == pytest.approx(2 * (1.31e9 - last), rel=0.002)
+    assert forward.target == pytest.approx(2 * (0.233e9 + last), rel=0.002)
     assert forward.square == 2 * 28 * 1536
 
 

@@ -9,7 +9,7 @@ from transformers import masking_utils
 
 from sailctl.core.device import Device, pick
 from sailctl.core.errors import DataError
-from sailctl.core.model import attention
+from sailctl.core.model import attention, lean
 from sailctl.core.model.sampling import Draw
 from sailctl.core.model.vision import pixel_shuffle
 from sailctl.core.model.vlm import VisionLanguageModel
@@ -77,15 +77,15 @@ def test_no_mask_of_the_packs_size_is_ever_built(kind: str, monkeypatch: pytest.
     seen: list[int] = []
     original = attention.varlen_forward
 
-    def watched(module, query, key, value, mask, *args, **kwargs):  # type: ignore[no-untyped-def]
-        seen.append(mask.numel())
-        return original(module, query, key, value, mask, *args, **kwargs)
+    def watched(*args, attention_mask, **kwargs):  # type: ignore[no-untyped-def]
+        seen.append(attention_mask.numel())
+        return original(*args, attention_mask=attention_mask, **kwargs)
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a mask was built on the packed path")
 
     monkeypatch.setitem(masking_utils.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, attention.VARLEN, refuse)
-    monkeypatch.setitem(attention.AttentionInterface._global_mapping, attention.VARLEN, watched)
+    monkeypatch.setattr(lean, "varlen_forward", watched)
     packed_logits(model, PACK, tiles(TILE_COUNTS)).sum().backward()
     assert seen == [1] * model.config.llm.num_layers
 
@@ -239,47 +239,6 @@ def test_compiled_layers_change_neither_results_nor_gradients() -> None:
         assert worst < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "qwen3_moe"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_wanted_rows_are_those_of_all_rows_and_so_are_gradients(kind: str, checkpointing: bool) -> None:
-    torch.manual_seed(0)
-    config = tiny_config(kind, "internvit")
-    model = VisionLanguageModel(config, image_token_id=config.llm.vocab_size - 1).train()
-    model.set_gradient_checkpointing(checkpointing)
-    ids, positions = torch.arange(24) % 40, torch.cat([torch.arange(9), torch.arange(15)])
-    pack = (ids, positions, torch.tensor([0, 9, 24], dtype=torch.int32), 15, None)
-    wanted_N, pull = torch.tensor([3, 8, 9, 20]), torch.randn(4, config.llm.hidden_size)
-    seen = []
-    model.llm.model.layers[-1].mlp.register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].shape[1]))
-
-    def gradients(hidden: torch.Tensor) -> dict[str, torch.Tensor]:
-        model.zero_grad()
-        (hidden * pull).sum().backward()
-        return {name: p.grad.clone() for name, p in model.llm.named_parameters() if p.grad is not None}
-
-    whole = model.hidden(*pack)[wanted_N]
-    expected = gradients(whole)
-    assert set(seen) == {24}
-    few = model.hidden(*pack, wanted_N=wanted_N)
-    found = gradients(few)
-    assert seen[-1] == 4 and few.shape == (4, config.llm.hidden_size)
-    torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-6)
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        # worst measured, of each gradient's largest entry: 5e-7
-        assert (found[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-9, name
-
-
-def test_no_wanted_row_is_no_error() -> None:
-    config = tiny_config("qwen2", "internvit")
-    model = VisionLanguageModel(config, image_token_id=config.llm.vocab_size - 1)
-    pack = (torch.arange(5), torch.arange(5), torch.tensor([0, 5], dtype=torch.int32), 5, None)
-    hidden = model.hidden(*pack, wanted_N=torch.empty(0, dtype=torch.long))
-    assert hidden.shape == (0, config.llm.hidden_size)
-    hidden.sum().backward()
-    assert all(not p.grad.any() for p in model.llm.model.layers.parameters() if p.grad is not None)
-
-
 def test_drawn_tokens_follow_the_probabilities() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, float("-inf")]])
     counts = torch.zeros(4)
@@ -296,24 +255,3 @@ def test_drawn_tokens_follow_the_probabilities() -> None:
     for _ in range(50):
         cold, warm = mixed(logits.repeat(2, 1))
         assert cold == 0 and warm == alone(logits)[0]
-
-
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
-def test_a_lean_mlp_is_the_stock_one_bit_by_bit_and_keeps_less(kind: str) -> None:
-    torch.manual_seed(0)
-    lean = VisionLanguageModel(tiny_config(kind, "aimv2"), IMAGE).llm.model.layers[0].mlp
-    stock_class = type(lean).__mro__[2]
-    stock = stock_class(lean.config)
-    stock.load_state_dict(lean.state_dict())
-    results, kept = [], []
-    for mlp in (lean, stock):
-        sizes: list[int] = []
-        rows = torch.linspace(-3, 3, 20 * lean.hidden_size).view(1, 20, -1).requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
-            out = mlp(rows)
-        out.square().sum().backward()
-        results.append([out, rows.grad, *(parameter.grad for parameter in mlp.parameters())])
-        kept.append(sizes.count(20 * lean.intermediate_size))
-    assert stock_class.__module__.startswith("transformers.") and type(lean) is not stock_class
-    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
-    assert kept == [3, 4]

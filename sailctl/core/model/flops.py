@@ -18,9 +18,9 @@ from sailctl.core.schema.model import LLMConfig, ModelConfig, VisionConfig
 class ForwardFlops:
     """One forward pass: `patches`, `tower`, `tower_attention`, `projector` of a tile; `token`, `target`, `square`.
 
-    `token` are the language model's linear layers for one token, but for the last MLP, which supervised tokens alone
-    go through; `target` is that MLP and the head for one of these; `square` is attention for a document of one token:
-    times the sum of squared document lengths.
+    `token` are the language model's linear layers for one token, but for the last layer's query, output and MLP, which
+    supervised tokens alone go through; `target` are these and the head for one of them; `square` is attention for a
+    document of one token: times the sum of squared document lengths.
     """
 
     patches: float
@@ -39,14 +39,14 @@ class ForwardFlops:
         positions = patches + (tower.kind == "internvit")  # the class token
         layers = selected_layers(config)
         width_in, width = projector_widths(config)
-        mlp = llm_mlp_weights(llm, llm.experts_per_token)
+        last = _last_layer_weights(llm)
         return cls(
             patches=2.0 * patches * 3 * tower.patch_size**2 * tower.hidden_size,
             tower=2.0 * positions * layers * tower_layer_weights(tower),
             tower_attention=4.0 * positions**2 * tower.hidden_size * layers,
             projector=2.0 * config.tokens_per_tile * (width_in * width + width * width),
-            token=2.0 * (llm.num_layers * llm_layer_weights(llm, llm.experts_per_token) - mlp),
-            target=2.0 * (mlp + llm.hidden_size * llm.vocab_size),
+            token=2.0 * (llm.num_layers * llm_layer_weights(llm, llm.experts_per_token) - last),
+            target=2.0 * (last + llm.hidden_size * llm.vocab_size),
             square=2.0 * llm.num_layers * llm.num_heads * head_width(llm),
         )
 
@@ -147,6 +147,11 @@ def llm_mlp_weights(llm: LLMConfig, experts: int) -> int:
     return llm.hidden_size * llm.num_experts + experts * 3 * llm.hidden_size * llm.moe_intermediate_size
 
 
+def _last_layer_weights(llm: LLMConfig) -> int:
+    """Of the last layer's matrices those that only supervised tokens need: query, output, MLP."""
+    return 2 * llm.hidden_size * llm.num_heads * head_width(llm) + llm_mlp_weights(llm, llm.experts_per_token)
+
+
 def _recomputed_tower(config: ModelConfig, forward: ForwardFlops) -> float:
     """Recomputing a layer stops at the last value the backward pass needs: no layer scale, no last product."""
     tower = config.vision
@@ -162,6 +167,6 @@ def _recomputed_token(llm: LLMConfig, forward: ForwardFlops) -> float:
 
 
 def _recomputed_target(llm: LLMConfig) -> float:
-    """Likewise, of the last layer's MLP."""
+    """Likewise, of the last layer."""
     last = 0 if llm.kind == "qwen3_moe" else llm.hidden_size * llm.intermediate_size
-    return 2.0 * (llm_mlp_weights(llm, llm.experts_per_token) - last)
+    return 2.0 * (_last_layer_weights(llm) - last)

@@ -2,7 +2,7 @@
 
 A module becomes lean by its class: weights, buffers, hooks and checkpointing stay as they are.
 
-Shapes: B rows, S positions of a row, D width, F width inside the MLP, N positions whose hidden states are wanted.
+Shapes: B rows, S positions of a row, D width, H heads, E width of a head, N positions whose hidden states are wanted.
 """
 
 from __future__ import annotations
@@ -12,64 +12,109 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sailctl.core.model.attention import varlen_forward
+from sailctl.core.model.fused import RMSNorm, Rotary, SwiGLU
+
 
 def make_lean(llm: Any) -> None:
-    """Let the last layer of a Qwen model take `wanted_N`, and its dense MLPs keep one tensor less."""
-    llm.model.layers[-1].__class__ = _derived(_WantedRows, type(llm.model.layers[-1]))
+    """Let a Qwen model's layers keep less, and its last one take `wanted_N`; experts stay as they are."""
+    _become(_WantedRows, llm.model.layers[-1])
     for layer in llm.model.layers:
+        _become(_LeanAttention, layer.self_attn)
         lean_mlp(layer.mlp)
+    lean_norms(llm)
+
+
+def lean_norms(model: nn.Module) -> None:
+    """Let every RMSNorm inside keep its input and one number a row."""
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            _become(_LeanNorm, module)
 
 
 def lean_mlp(mlp: nn.Module) -> None:
     """Let a SwiGLU MLP keep one tensor less; a mixture of experts, which has none of its own, stays as it is."""
     if hasattr(mlp, "gate_proj"):
-        mlp.__class__ = _derived(_LeanMLP, type(mlp))
+        _become(_LeanMLP, mlp)
 
 
-def _derived(lean: type, stock: type) -> Any:
+def _become(lean: type, module: nn.Module) -> None:
     """One class for all modules of a kind: torch.compile knows modules by their class."""
+    stock = type(module)
     if (lean, stock) not in _known:
         _known[lean, stock] = type(stock.__name__, (lean, stock), {})
-    return _known[lean, stock]
+    module.__class__ = _known[lean, stock]
 
 
 _known: dict[tuple[type, type], type] = {}
 
 
 class _WantedRows:
-    """Goes before a stock layer's class: behind the attention only the positions `wanted_N` go on, where it is given.
+    """Goes before a stock layer's class: only the positions `wanted_N` ask and go on, where it is given.
 
-    Nobody but the loss looks at what the last layer makes, and it looks at supervised positions alone. Without
-    `wanted_N` the layer is the stock one.
+    Nobody but the loss looks at what the last layer makes, and it looks at supervised positions alone: of the others it
+    needs keys and values. Without `wanted_N` the layer is the stock one.
     """
 
     def forward(self: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
         wanted_N = kwargs.pop("wanted_N", None)
         if wanted_N is None:
             return super().forward(hidden_states, **kwargs)  # type: ignore[misc]
-        attended_BSD, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
-        kept_BND = (hidden_states + attended_BSD).index_select(1, wanted_N)
+        normed_BSD = self.input_layernorm(hidden_states)
+        attended_BND, _ = self.self_attn(hidden_states=normed_BSD, asking_N=wanted_N, **kwargs)
+        kept_BND = hidden_states.index_select(1, wanted_N) + attended_BND
         return kept_BND + self.mlp(self.post_attention_layernorm(kept_BND))
+
+
+class _LeanAttention:
+    """Goes before a stock Qwen attention's class: fewer passes for the rotary positions of a pack.
+
+    With `asking_N` only these positions ask, and (B, N, D) comes back. The kernels want a query a position: the
+    others' are zero, and what comes of them is dropped. Generation, with its cache, goes the stock way.
+    """
+
+    def forward(self: Any, hidden_states: Tensor, asking_N: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+        if "cu_seq_lens_q" not in kwargs:
+            attended_BSD, _ = super().forward(hidden_states=hidden_states, **kwargs)  # type: ignore[misc]
+            return attended_BSD if asking_N is None else attended_BSD.index_select(1, asking_N), None
+        hidden_states = _cast_once(hidden_states)
+        cos_B1SE, sin_B1SE = (angles.unsqueeze(1) for angles in kwargs.pop("position_embeddings"))
+
+        def heads(values: Tensor, norm: str) -> Tensor:
+            split = values.unflatten(-1, (-1, self.head_dim))
+            return (getattr(self, norm)(split) if hasattr(self, norm) else split).transpose(1, 2)  # Qwen3 has norms
+
+        keys_BHSE = Rotary.apply(heads(self.k_proj(hidden_states), "k_norm"), cos_B1SE, sin_B1SE)
+        values_BHSE = heads(self.v_proj(hidden_states), "v_norm")
+        if asking_N is None:
+            queries_BHSE = Rotary.apply(heads(self.q_proj(hidden_states), "q_norm"), cos_B1SE, sin_B1SE)
+        else:
+            asked = heads(self.q_proj(hidden_states.index_select(1, asking_N)), "q_norm")
+            asked = Rotary.apply(asked, *(angles.index_select(2, asking_N) for angles in (cos_B1SE, sin_B1SE)))
+            everywhere = (*asked.shape[:2], hidden_states.shape[1], asked.shape[3])
+            queries_BHSE = asked.new_zeros(everywhere).index_copy(2, asking_N, asked)
+        made_BSHE, _ = varlen_forward(self, queries_BHSE, keys_BHSE, values_BHSE, scaling=self.scaling, **kwargs)
+        if asking_N is not None:
+            made_BSHE = made_BSHE.index_select(1, asking_N)
+        return self.o_proj(made_BSHE.flatten(2)), None
 
 
 class _LeanMLP:
     """Goes before a stock MLP's class: down(silu(gate(x)) · up(x)), silu(gate(x)) made again in the backward pass."""
 
     def forward(self: Any, x_BSD: Tensor) -> Tensor:
-        return self.down_proj(_SwiGLU.apply(self.gate_proj(x_BSD), self.up_proj(x_BSD)))
+        x_BSD = _cast_once(x_BSD)
+        return self.down_proj(SwiGLU.apply(self.gate_proj(x_BSD), self.up_proj(x_BSD)))
 
 
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) · up. Autograd would keep three tensors for it; two are enough, and one pass over them more."""
+def _cast_once(x: Tensor) -> Tensor:
+    """Autocast would cast the input of several linear layers for each of them anew, and keep every copy."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
-    @staticmethod
-    def forward(ctx: Any, gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_BSF, up_BSF)
-        return nn.functional.silu(gate_BSF).mul_(up_BSF)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        gate_BSF, up_BSF = ctx.saved_tensors
-        (gradient_BSF,) = gradients
-        of_up_BSF = nn.functional.silu(gate_BSF).mul_(gradient_BSF)
-        return torch.ops.aten.silu_backward(gradient_BSF * up_BSF, gate_BSF), of_up_BSF
+class _LeanNorm:
+    """Goes before a stock RMSNorm's class."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return RMSNorm.apply(x, self.weight, self.variance_epsilon)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import Aimv2VisionConfig, Aimv2VisionModel, InternVLVisionConfig, InternVLVisionModel
 
-from sailctl.core.model.lean import lean_mlp
+from sailctl.core.model.lean import lean_mlp, lean_norms
 from sailctl.core.schema.model import VisionConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -59,8 +59,10 @@ def build_vision(config: VisionConfig) -> Tower:
         aimv2 = Aimv2VisionModel(_aimv2_config(config))
         for layer in aimv2.encoder.layers:
             lean_mlp(layer.get_submodule("ffn"))
+        lean_norms(aimv2)
         return aimv2
     tower = InternVLVisionModel(_internvit_config(config))
+    lean_norms(tower)  # InternViT of 300M has LayerNorms, but may have RMSNorms of queries and keys
     if config.drop_path > 0:
         _add_drop_path(tower, config)
     return tower
@@ -74,7 +76,7 @@ def layers_of(tower: Tower) -> nn.ModuleList:
 def normalise(tiles_ICSS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """uint8 pixels to ImageNet-normalised values in `dtype`, on the tiles' own device."""
     mean, std = _imagenet(tiles_ICSS.device)
-    return ((tiles_ICSS.float() / 255 - mean) / std).to(dtype)
+    return tiles_ICSS.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std).to(dtype)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """What a step keeps on one device, predicted from shapes: weights, gradients, optimiser, activations. No torch.
 
-The coefficients of activations are bytes that transformers' modules save for the backward pass under bf16 autocast
+The coefficients of activations are bytes that the modules save for the backward pass under bf16 autocast
 (fp32 arithmetic about doubles them), as autograd's own hooks count them: the tests hold them to that count. Not
 counted: the CUDA context, fragmentation, communication buffers, and kernels' workspaces.
 
@@ -138,24 +138,24 @@ def _positions(tower: VisionConfig) -> int:
 
 def _tower_layer(tower: VisionConfig) -> float:
     """Bytes one position saves in one trained layer of the tower."""
-    width, inner = (28, 4) if tower.kind == "internvit" else (34, 6)
+    width, inner = (28, 4) if tower.kind == "internvit" else (26, 6)
     return width * tower.hidden_size + inner * tower.intermediate_size + 4 * tower.num_heads + 16
 
 
 def _llm_layer(llm: LLMConfig, trained: bool) -> float:
     """Bytes one token saves in one layer; a frozen layer needs no inputs of its linear parts."""
     queries, keys = llm.num_heads * head_width(llm), llm.num_kv_heads * head_width(llm)
-    width = 12 if trained else 4
+    width = 6 if trained else 4
     of_queries, of_keys = (6, 4) if trained else (4, 4)
     if llm.kind != "qwen2":  # norms of queries and keys
-        of_queries, of_keys = (12, 10) if trained else (8, 8)
+        of_queries, of_keys = (8, 6) if trained else (6, 6)
     attention = width * llm.hidden_size + of_queries * queries + of_keys * keys + 8 * llm.num_heads + 4
     return attention + _llm_mlp(llm, trained)
 
 
 def _llm_mlp(llm: LLMConfig, trained: bool) -> float:
     """Bytes one token saves behind the attention of one layer, its norm included."""
-    width, inner = (14, 6) if trained else (4, 4)
+    width, inner = (6, 6) if trained else (4, 4)
     bytes_ = width * llm.hidden_size + 4
     if llm.kind != "qwen3_moe":
         return bytes_ + inner * llm.intermediate_size
