@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--pack-tokens", type=int, default=16384, help="cap of a pack at full scale; 48 tiles of 16384")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="with more than one add --wall")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--wall", action="store_true", help="wall-clock time, for a machine that does nothing else")
