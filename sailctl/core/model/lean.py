@@ -80,19 +80,21 @@ class _LeanAttention:
         hidden_states = _cast_once(hidden_states)
         cos_B1SE, sin_B1SE = (angles.unsqueeze(1) for angles in kwargs.pop("position_embeddings"))
 
-        def heads(values: Tensor, norm: str) -> Tensor:
+        def heads(values: Tensor, norm: nn.Module | None = None) -> Tensor:
             split = values.unflatten(-1, (-1, self.head_dim))
-            return (getattr(self, norm)(split) if hasattr(self, norm) else split).transpose(1, 2)  # Qwen3 has norms
+            return (split if norm is None else norm(split)).transpose(1, 2)
 
-        keys_BHSE = Rotary.apply(heads(self.k_proj(hidden_states), "k_norm"), cos_B1SE, sin_B1SE)
-        values_BHSE = heads(self.v_proj(hidden_states), "v_norm")
-        if asking_N is None:
-            queries_BHSE = Rotary.apply(heads(self.q_proj(hidden_states), "q_norm"), cos_B1SE, sin_B1SE)
-        else:
-            asked = heads(self.q_proj(hidden_states.index_select(1, asking_N)), "q_norm")
-            asked = Rotary.apply(asked, *(angles.index_select(2, asking_N) for angles in (cos_B1SE, sin_B1SE)))
-            everywhere = (*asked.shape[:2], hidden_states.shape[1], asked.shape[3])
-            queries_BHSE = asked.new_zeros(everywhere).index_copy(2, asking_N, asked)
+        q_norm, k_norm = getattr(self, "q_norm", None), getattr(self, "k_norm", None)  # Qwen3's
+        keys_BHSE = Rotary.apply(heads(self.k_proj(hidden_states), k_norm), cos_B1SE, sin_B1SE)
+        values_BHSE = heads(self.v_proj(hidden_states))
+        if asking_N is not None:
+            everywhere = hidden_states.shape[1]
+            hidden_states = hidden_states.index_select(1, asking_N)
+            cos_B1SE, sin_B1SE = (angles.index_select(2, asking_N) for angles in (cos_B1SE, sin_B1SE))
+        queries_BHSE = Rotary.apply(heads(self.q_proj(hidden_states), q_norm), cos_B1SE, sin_B1SE)
+        if asking_N is not None:
+            shape = (*queries_BHSE.shape[:2], everywhere, self.head_dim)
+            queries_BHSE = queries_BHSE.new_zeros(shape).index_copy(2, asking_N, queries_BHSE)
         made_BSHE, _ = varlen_forward(self, queries_BHSE, keys_BHSE, values_BHSE, scaling=self.scaling, **kwargs)
         if asking_N is not None:
             made_BSHE = made_BSHE.index_select(1, asking_N)
