@@ -3,11 +3,11 @@
 python benchmarks/train_step.py                              # a mix: 12% text only, 1 to 12 tiles, wide lengths
 python benchmarks/train_step.py --lengths sample_lengths.csv # the lengths of real data (columns tokens, tiles)
 
-One step is forward, loss and backward over the same samples with the same weights in float32. Three paths take turns,
-round after round: stock `InternVLForConditionalGeneration` with its own loss, labels -100 where nothing is supervised;
-our model on the same padded rows; our model on packs. Tokens a tile are fewer than the real 256, and every length is
-scaled alike, so that a laptop can run it. Seconds are of one thread's processor time, which other work on the machine
-disturbs least; the losses of the three paths must agree.
+One round is forward, loss and backward over the same samples with the same weights in float32. Three paths take turns,
+micro-batch by micro-batch and pack by pack: stock `InternVLForConditionalGeneration` with its own loss, labels -100
+where nothing is supervised; our model on the same padded rows; our model on packs. Tokens a tile are fewer than the
+real 256, and every length is scaled alike, so that a laptop can run it. Seconds are of one thread's processor time,
+which other work on the machine disturbs least; the losses of the three paths must agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 import workload
-from torch import nn
 
 from sailctl.core.data.packing import Encoded, Pack
 from sailctl.core.device import pick
@@ -75,34 +74,40 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     ]
     targets = sum(batch.num_targets for batch in batches)
 
-    def step(loss_of: Callable[[Any], torch.Tensor], items: Sequence[Any], model: nn.Module) -> float:
-        """Forward, loss and backward over all items; returns the summed loss, read once at the end."""
-        model.zero_grad(set_to_none=True)
-        total = torch.zeros(())
-        for item in items:
-            loss = loss_of(item)
-            if loss.requires_grad:
-                (loss / targets).backward()
-            total = total + loss.detach()
-        return float(total)
+    def step(loss: torch.Tensor) -> float:
+        """One item's backward pass; its loss, summed over targets."""
+        if loss.requires_grad:
+            (loss / targets).backward()
+        return loss.item()
 
-    paths: dict[str, Callable[[], float]] = {
-        "stock": lambda: step(lambda batch: workload.stock_loss(stock, batch) * batch.num_targets, batches, stock),
-        "padded": lambda: step(lambda batch: workload.padded_loss(ours, batch), batches, ours),
-        "packed": lambda: step(lambda pack: pack_loss(ours, pack), packs, ours),
+    paths: dict[str, list[Callable[[], float]]] = {
+        "stock": [lambda b=batch: step(workload.stock_loss(stock, b) * b.num_targets) for batch in batches],
+        "padded": [lambda b=batch: step(workload.padded_loss(ours, b)) for batch in batches],
+        "packed": [lambda p=pack: step(pack_loss(ours, p)) for pack in packs],
     }
     ceiling = pick("cpu").gemm_flops(torch.float32)
     clock = time.perf_counter if options.wall else time.process_time
-    losses = {name: path() / targets for name, path in paths.items()}  # warms up, too
-    assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["stock"], losses
     seconds: dict[str, list[float]] = {name: [] for name in paths}
-    for _ in range(options.rounds):
-        for name, path in paths.items():
+    losses: dict[str, float] = {}
+    for turn in range(options.rounds + 1):  # the first warms up
+        for model in (ours, stock):
+            model.zero_grad(set_to_none=True)
+        losses, spent = dict.fromkeys(paths, 0.0), dict.fromkeys(paths, 0.0)
+        for name, item in taking_turns(paths):
             start = clock()
-            path()
-            seconds[name].append(clock() - start)
+            losses[name] += item() / targets
+            spent[name] += clock() - start
+        assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["stock"], losses
+        for name in paths if turn else ():
+            seconds[name].append(spent[name])
 
     return report(options, ours, samples, packs, batches, losses, seconds, ceiling)
+
+
+def taking_turns(paths: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    """All items, each path's in order, so that the paths come along evenly: what slows the machine slows them all."""
+    places = [(index / len(items), name, item) for name, items in paths.items() for index, item in enumerate(items)]
+    return [(name, item) for _, name, item in sorted(places, key=lambda place: place[0])]
 
 
 def pack_caps(config: ModelConfig, full_tokens: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from sailctl.core.model.vlm import VisionLanguageModel
@@ -77,3 +78,19 @@ def tiny_checkpoint(folder: Path, seed: int = 0, **options: Any) -> VisionLangua
     model = tiny_model(seed, **options)
     save_weights(model, tiny_tokenizer(), folder)
     return model
+
+
+def kept_and_gradients(module: nn.Module, rows: Tensor, pull: Tensor) -> tuple[list[int], list[Tensor]]:
+    """Elements of each storage that the forward pass saves; output and gradients of the sum of output · pull."""
+    saved: dict[int, Tensor] = {}
+    rows = rows.clone().requires_grad_()
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.setdefault(tensor.data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = module(rows.clone())  # as inside a model: of leaves, and of them alone, autocast remembers the cast
+    sizes = [tensor.numel() for tensor in saved.values()]
+    (out * pull).sum().backward()
+    return sizes, [out, rows.grad, *(parameter.grad for parameter in module.parameters() if parameter.requires_grad)]

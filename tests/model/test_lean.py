@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from helpers_model import tiny_config, tiny_model
-from torch import Tensor, nn
+from helpers_model import kept_and_gradients, tiny_config, tiny_model
+from torch import nn
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from sailctl.core.device import pick
@@ -22,17 +22,6 @@ def stock_twin(lean: nn.Module) -> nn.Module:
     twin = copy.deepcopy(lean)
     twin.__class__ = stock_class
     return twin
-
-
-def kept_and_gradients(module: nn.Module, rows: Tensor, pull: Tensor) -> tuple[list[int], list[Tensor]]:
-    """Elements of each storage that the forward pass saves; output and gradients of the sum of output · pull."""
-    saved: dict[int, Tensor] = {}
-    rows = rows.clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.setdefault(t.data_ptr(), t), lambda t: t):
-        out = module(rows.clone())  # as inside a model: of leaves, and of them alone, autocast remembers the cast
-    sizes = [tensor.numel() for tensor in saved.values()]
-    (out * pull).sum().backward()
-    return sizes, [out, rows.grad, *(parameter.grad for parameter in module.parameters() if parameter.requires_grad)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,15 +1,19 @@
 """Elementwise steps of a transformer with the backward pass written out: fewer passes over memory, less of it kept.
 
-Shapes: ... any leading sizes, D width, F width inside the MLP, B rows, H heads, S positions, E width of a head.
+Shapes: ... any leading sizes, N all of them at once, D width, F width inside the MLP, B rows, H heads, S positions, E
+width of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import gelu, silu
+
+ROWS_OF_A_THREAD = 512  # of an MLP at a time on CPU: what lies between its products stays near
 
 
 class SwiGLU(torch.autograd.Function):
@@ -26,8 +30,56 @@ class SwiGLU(torch.autograd.Function):
         """Of gate and up."""
         gate_F, up_F = ctx.saved_tensors
         (gradient_F,) = gradients
-        of_silu_F = gradient_F * up_F
-        return torch.ops.aten.silu_backward(of_silu_F, gate_F), silu(gate_F).mul_(gradient_F)
+        of_gate_F = gradient_F * up_F
+        torch.ops.aten.silu_backward.grad_input(of_gate_F, gate_F, grad_input=of_gate_F)  # no third tensor of the size
+        return of_gate_F, silu(gate_F).mul_(gradient_F)
+
+
+class GeluMLP(torch.autograd.Function):
+    """W2 · gelu(W1 · x + b1) + b2. Autograd would keep two tensors as wide as the inside; one is enough.
+
+    On CPU some rows go all the way before the next ones start, in both directions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_D: Tensor, w1_FD: Tensor, b1_F: Tensor, w2_DF: Tensor, b2_D: Tensor) -> Tensor:
+        """(..., D) in and out, all of one dtype."""
+        x_ND = x_D.flatten(0, -2)
+        inside_NF, out_ND = x_ND.new_empty(len(x_ND), len(w1_FD)), x_ND.new_empty(len(x_ND), len(w2_DF))
+        for rows in _rows_at_once(x_ND):
+            torch.addmm(b1_F, x_ND[rows], w1_FD.t(), out=inside_NF[rows])
+            torch.addmm(b2_D, gelu(inside_NF[rows]), w2_DF.t(), out=out_ND[rows])
+        ctx.save_for_backward(x_ND, w1_FD, w2_DF, inside_NF)
+        return out_ND.unflatten(0, x_D.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Of x, W1, b1, W2 and b2."""
+        x_ND, w1_FD, w2_DF, inside_NF = ctx.saved_tensors
+        of_out_ND = gradients[0].flatten(0, -2)
+        wanted = ctx.needs_input_grad
+        of_x_ND = torch.empty_like(x_ND) if wanted[0] else None
+        of_w1_FD, of_w2_DF = (torch.zeros_like(w) if at else None for w, at in ((w1_FD, wanted[1]), (w2_DF, wanted[3])))
+        of_b1_F = w1_FD.new_zeros(len(w1_FD)) if wanted[2] else None
+        for rows in _rows_at_once(x_ND):
+            if of_w2_DF is not None:
+                torch.addmm(of_w2_DF, of_out_ND[rows].t(), gelu(inside_NF[rows]), out=of_w2_DF)
+            of_inside_F = torch.ops.aten.gelu_backward(of_out_ND[rows] @ w2_DF, inside_NF[rows])
+            if of_w1_FD is not None:
+                torch.addmm(of_w1_FD, of_inside_F.t(), x_ND[rows], out=of_w1_FD)
+            if of_b1_F is not None:
+                of_b1_F += of_inside_F.sum(0)
+            if of_x_ND is not None:
+                torch.mm(of_inside_F, w1_FD, out=of_x_ND[rows])
+        of_x_D = None if of_x_ND is None else of_x_ND.view_as(gradients[0])
+        return of_x_D, of_w1_FD, of_b1_F, of_w2_DF, of_out_ND.sum(0) if wanted[4] else None
+
+
+def _rows_at_once(x_ND: Tensor) -> Iterator[slice]:
+    """All rows, but on CPU in float32 (less would lose digits from sum to sum) as many as its caches can bear."""
+    slow = x_ND.device.type == "cpu" and x_ND.dtype == torch.float32
+    step = ROWS_OF_A_THREAD * torch.get_num_threads() if slow else max(1, len(x_ND))
+    return (slice(start, start + step) for start in range(0, len(x_ND), step))
 
 
 class RMSNorm(torch.autograd.Function):

@@ -18,9 +18,9 @@ from sailctl.core.model.fused import RMSNorm, Rotary, SwiGLU
 
 def make_lean(llm: Any) -> None:
     """Let a Qwen model's layers keep less, and its last one take `wanted_N`; experts stay as they are."""
-    _become(_WantedRows, llm.model.layers[-1])
+    become(_WantedRows, llm.model.layers[-1])
     for layer in llm.model.layers:
-        _become(_LeanAttention, layer.self_attn)
+        become(_LeanAttention, layer.self_attn)
         lean_mlp(layer.mlp)
     lean_norms(llm)
 
@@ -29,16 +29,16 @@ def lean_norms(model: nn.Module) -> None:
     """Let every RMSNorm inside keep its input and one number a row."""
     for module in model.modules():
         if hasattr(module, "variance_epsilon"):
-            _become(_LeanNorm, module)
+            become(_LeanNorm, module)
 
 
 def lean_mlp(mlp: nn.Module) -> None:
     """Let a SwiGLU MLP keep one tensor less; a mixture of experts, which has none of its own, stays as it is."""
     if hasattr(mlp, "gate_proj"):
-        _become(_LeanMLP, mlp)
+        become(_LeanMLP, mlp)
 
 
-def _become(lean: type, module: nn.Module) -> None:
+def become(lean: type, module: nn.Module) -> None:
     """One class for all modules of a kind: torch.compile knows modules by their class."""
     stock = type(module)
     if (lean, stock) not in _known:
@@ -77,7 +77,7 @@ class _LeanAttention:
         if "cu_seq_lens_q" not in kwargs:
             attended_BSD, _ = super().forward(hidden_states=hidden_states, **kwargs)  # type: ignore[misc]
             return attended_BSD if asking_N is None else attended_BSD.index_select(1, asking_N), None
-        hidden_states = _cast_once(hidden_states)
+        hidden_states = cast_once(hidden_states)
         cos_B1SE, sin_B1SE = (angles.unsqueeze(1) for angles in kwargs.pop("position_embeddings"))
 
         def heads(values: Tensor, norm: nn.Module | None = None) -> Tensor:
@@ -105,11 +105,11 @@ class _LeanMLP:
     """Goes before a stock MLP's class: down(silu(gate(x)) · up(x)), silu(gate(x)) made again in the backward pass."""
 
     def forward(self: Any, x_BSD: Tensor) -> Tensor:
-        x_BSD = _cast_once(x_BSD)
+        x_BSD = cast_once(x_BSD)
         return self.down_proj(SwiGLU.apply(self.gate_proj(x_BSD), self.up_proj(x_BSD)))
 
 
-def _cast_once(x: Tensor) -> Tensor:
+def cast_once(x: Tensor) -> Tensor:
     """Autocast would cast the input of several linear layers for each of them anew, and keep every copy."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x

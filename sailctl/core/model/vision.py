@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Aimv2VisionConfig, Aimv2VisionModel, InternVLVisionConfig, InternVLVisionModel
 
 from sailctl.core.model.lean import lean_mlp, lean_norms
+from sailctl.core.model.lean_tower import lean_internvit
 from sailctl.core.schema.model import VisionConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -62,6 +63,7 @@ def build_vision(config: VisionConfig) -> Tower:
         lean_norms(aimv2)
         return aimv2
     tower = InternVLVisionModel(_internvit_config(config))
+    lean_internvit(tower)
     lean_norms(tower)  # InternViT of 300M has LayerNorms, but may have RMSNorms of queries and keys
     if config.drop_path > 0:
         _add_drop_path(tower, config)

@@ -138,7 +138,7 @@ def _positions(tower: VisionConfig) -> int:
 
 def _tower_layer(tower: VisionConfig) -> float:
     """Bytes one position saves in one trained layer of the tower."""
-    width, inner = (28, 4) if tower.kind == "internvit" else (26, 6)
+    width, inner = (20, 2) if tower.kind == "internvit" else (26, 6)
     return width * tower.hidden_size + inner * tower.intermediate_size + 4 * tower.num_heads + 16
 
 

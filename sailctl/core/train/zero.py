@@ -70,7 +70,7 @@ class DeepSpeed:
             self._engine = deepspeed.initialize(
                 model=PackLoss(model, chunks),
                 optimizer=self.optimizers.adamw,
-                config=_config(train, bf16=bf16 and bool(self._stage)),
+                config=_config(train, bf16=bf16 and bool(self._stage), whole=10 * model.config.llm.hidden_size),
             )[0]
         if self._stage and bf16:
             for name, parameter in self._parameters.items():
@@ -209,8 +209,9 @@ class DeepSpeed:
             utils.safe_set_local_optimizer_state(parameter, piece, what)
 
 
-def _config(train: TrainConfig, *, bf16: bool) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": train.zero_stage}
+def _config(train: TrainConfig, *, bf16: bool, whole: int) -> dict[str, Any]:
+    """Parameters of at most `whole` elements are not spread by stage 3 (norms and biases: transformers' own choice)."""
+    zero: dict[str, Any] = {"stage": train.zero_stage, "stage3_param_persistence_threshold": whole}
     if train.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu"}
         if train.zero_stage == 3:
