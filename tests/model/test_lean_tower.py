@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from helpers_model import kept_and_gradients, tiny_model
+from helpers_model import kept_and_gradients, stock_twin, tiny_model
 from torch import Tensor, nn
 
 from sailctl.core.device import pick
@@ -21,16 +19,6 @@ def lean_layer(seed: int) -> nn.Module:
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
     return layer
-
-
-def stock_twin(lean: nn.Module) -> nn.Module:
-    """A copy in which every class that transformers and torch did not write is replaced by the one behind it."""
-    twin = copy.deepcopy(lean)
-    for module in twin.modules():
-        if type(module) is not type(module).__mro__[-1] and type(module).__mro__[1].__module__.startswith("sailctl."):
-            module.__class__ = type(module).__mro__[2]
-    assert all("sailctl" not in kind.__module__ for module in twin.modules() for kind in type(module).__mro__)
-    return twin
 
 
 def width(layer: nn.Module) -> int:

@@ -153,11 +153,11 @@ def _last_layer_weights(llm: LLMConfig) -> int:
 
 
 def _recomputed_tower(config: ModelConfig, forward: ForwardFlops) -> float:
-    """Recomputing a layer stops at the last value the backward pass needs: no layer scale, no last product."""
+    """Recomputing a layer stops at the last value the backward pass needs: not the last product."""
     tower = config.vision
     positions = (tower.image_size // tower.patch_size) ** 2
     last = 2.0 * positions * selected_layers(config) * tower.hidden_size * tower.intermediate_size
-    return forward.tower + forward.tower_attention - (last if tower.kind == "aimv2" else 0.0)
+    return forward.tower + forward.tower_attention - last
 
 
 def _recomputed_token(llm: LLMConfig, forward: ForwardFlops) -> float:

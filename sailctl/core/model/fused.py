@@ -11,28 +11,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import gelu, linear, silu
 
 ROWS_OF_A_THREAD = 512  # of an MLP at a time on CPU: what lies between its products stays near
 
 
-class SwiGLU(torch.autograd.Function):
-    """silu(gate) · up. Autograd would keep three tensors for it; two are enough, and one pass over them more."""
+class DownOfSwiGLU(torch.autograd.Function):
+    """W · (silu(gate) · up). Autograd would keep four tensors as wide as the inside of an MLP; two are enough."""
 
     @staticmethod
-    def forward(ctx: Any, gate_F: Tensor, up_F: Tensor) -> Tensor:
-        """Both (..., F) in, (..., F) out."""
-        ctx.save_for_backward(gate_F, up_F)
-        return silu(gate_F).mul_(up_F)
+    def forward(ctx: Any, gate_F: Tensor, up_F: Tensor, weight_DF: Tensor) -> Tensor:
+        """(..., F) twice in, (..., D) out, all of one dtype."""
+        ctx.save_for_backward(gate_F, up_F, weight_DF)
+        return linear(silu(gate_F).mul_(up_F), weight_DF)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Of gate and up."""
-        gate_F, up_F = ctx.saved_tensors
-        (gradient_F,) = gradients
-        of_gate_F = gradient_F * up_F
-        torch.ops.aten.silu_backward.grad_input(of_gate_F, gate_F, grad_input=of_gate_F)  # no third tensor of the size
-        return of_gate_F, silu(gate_F).mul_(gradient_F)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of gate, up and W; in place where what is overwritten is not needed again."""
+        gate_F, up_F, weight_DF = ctx.saved_tensors
+        of_gate_F, activated_F = gradients[0] @ weight_DF, silu(gate_F)
+        of_up_F = activated_F * of_gate_F
+        of_weight_DF = None
+        if ctx.needs_input_grad[2]:
+            of_weight_DF = gradients[0].flatten(0, -2).t() @ activated_F.mul_(up_F).flatten(0, -2)
+        of_gate_F.mul_(up_F)
+        torch.ops.aten.silu_backward.grad_input(of_gate_F, gate_F, grad_input=of_gate_F)
+        return of_gate_F, of_up_F, of_weight_DF
 
 
 class GeluMLP(torch.autograd.Function):

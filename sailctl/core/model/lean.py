@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, silu
 
 from sailctl.core.model.attention import varlen_forward
-from sailctl.core.model.fused import RMSNorm, Rotary, SwiGLU
+from sailctl.core.model.fused import DownOfSwiGLU, RMSNorm, Rotary
 
 
 def make_lean(llm: Any) -> None:
@@ -33,9 +34,10 @@ def lean_norms(model: nn.Module) -> None:
 
 
 def lean_mlp(mlp: nn.Module) -> None:
-    """Let a SwiGLU MLP keep one tensor less; a mixture of experts, which has none of its own, stays as it is."""
+    """Let a SwiGLU MLP keep two tensors less; a mixture of experts, which has none of its own, stays as it is."""
     if hasattr(mlp, "gate_proj"):
         become(_LeanMLP, mlp)
+        become(_LeanDown, mlp.get_submodule("down_proj"))
 
 
 def become(lean: type, module: nn.Module) -> None:
@@ -102,11 +104,41 @@ class _LeanAttention:
 
 
 class _LeanMLP:
-    """Goes before a stock MLP's class: down(silu(gate(x)) · up(x)), silu(gate(x)) made again in the backward pass."""
+    """Goes before a stock MLP's class: down(silu(gate(x)) · up(x)), silu(gate(x)) · up(x) made again going backward."""
 
     def forward(self: Any, x_BSD: Tensor) -> Tensor:
         x_BSD = cast_once(x_BSD)
-        return self.down_proj(SwiGLU.apply(self.gate_proj(x_BSD), self.up_proj(x_BSD)))
+        return self.down_proj(self.gate_proj(x_BSD), self.up_proj(x_BSD))
+
+
+class Frugal:
+    """Before the class of a module that makes something again in its backward pass, where that is worth it."""
+
+    whole_layer_again = False
+
+    @property
+    def plain(self) -> bool:
+        """Where the layer is recomputed, that ends before its last product, which a function of ours would make, too.
+
+        And torch.compile fuses by itself.
+        """
+        return self.whole_layer_again or torch.compiler.is_compiling()
+
+
+def expect_recomputation(model: nn.Module, expected: bool) -> None:
+    """Say whether the layers of the model are recomputed in the backward pass."""
+    for module in model.modules():
+        if isinstance(module, Frugal):
+            module.whole_layer_again = expected
+
+
+class _LeanDown(Frugal):
+    """Goes before an MLP's last nn.Linear, which has no bias in Qwen and AIMv2."""
+
+    def forward(self: Any, gate_BSF: Tensor, up_BSF: Tensor) -> Tensor:
+        if self.plain:
+            return linear(silu(gate_BSF) * up_BSF, self.weight)
+        return DownOfSwiGLU.apply(gate_BSF, up_BSF, cast_once(self.weight))
 
 
 def cast_once(x: Tensor) -> Tensor:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 from transformers import InternVLVisionModel
 
 from sailctl.core.model.fused import GeluMLP
-from sailctl.core.model.lean import become, cast_once
+from sailctl.core.model.lean import Frugal, become, cast_once
 
 
 def lean_internvit(tower: InternVLVisionModel) -> None:
@@ -59,12 +58,12 @@ class _ScaledLinear:
         return linear(x, scale_D.unsqueeze(1) * self.weight, scale_D * self.bias)
 
 
-class _LeanMLP:
+class _LeanMLP(Frugal):
     """Goes before the stock MLP's class: scale · (W2 gelu(W1 x + b1) + b2)."""
 
     def forward(self: Any, hidden_states: Tensor, scale_D: Tensor) -> Tensor:
         first, second = self.fc1, self.fc2
         weight_DF, bias_D = scale_D.unsqueeze(1) * second.weight, scale_D * second.bias
-        if torch.compiler.is_compiling():  # it fuses by itself, and would unroll the loop over rows
+        if self.plain:
             return linear(gelu(linear(hidden_states, first.weight, first.bias)), weight_DF, bias_D)
         return GeluMLP.apply(*map(cast_once, (hidden_states, first.weight, first.bias, weight_DF, bias_D)))

@@ -17,6 +17,7 @@ from sailctl.core.errors import DataError
 from sailctl.core.model.attention import packed_arguments
 from sailctl.core.model.initialise import reset_weights
 from sailctl.core.model.language import build_llm
+from sailctl.core.model.lean import expect_recomputation
 from sailctl.core.model.projector import build_projector, shuffle_factor
 from sailctl.core.model.sampling import Draw, decode
 from sailctl.core.model.vision import build_vision, layers_of, normalise, patch_features, pixel_shuffle
@@ -149,6 +150,7 @@ class VisionLanguageModel(nn.Module):
                 getattr(part, f"{prefix}_checkpointing_enable")({"use_reentrant": False})
             else:
                 getattr(part, f"{prefix}_checkpointing_disable")()
+            expect_recomputation(part, enabled)
 
     def compile_layers(self) -> None:
         """Let torch.compile fuse what stands between the products, layer by layer, for packs of any length."""

@@ -85,8 +85,10 @@ def activation_bytes(
     """Bytes alive when the backward pass begins, and what its most expensive piece adds to them."""
     saved = saved_bytes(config, trainable, tokens=tokens, tiles=tiles, targets=targets, checkpointing=checkpointing)
     logits = LOGIT_BYTES * min(targets, LOGIT_ROWS) * config.llm.vocab_size - saved["logits"]
-    layer = tokens * _llm_layer(config.llm, "llm" in trainable)
-    tower = tiles * _positions(config.vision) * _tower_layer(config.vision)
+    more = 4.0 if checkpointing else 0.0  # the MLP of a layer that is recomputed keeps all
+    inner = more * config.llm.intermediate_size * (config.llm.kind != "qwen3_moe")
+    layer = tokens * (_llm_layer(config.llm, "llm" in trainable) + inner)
+    tower = tiles * _positions(config.vision) * (_tower_layer(config.vision) + more * config.vision.intermediate_size)
     pixels = PIXEL_BYTES * 3.0 * tiles * config.vision.image_size**2
     # Never two of them at once. A recomputed layer exists whole; otherwise its gradients come on top of what is saved.
     pieces = [logits, pixels, layer if checkpointing else 0.3 * layer, tower if checkpointing else 0.3 * tower]
@@ -138,7 +140,7 @@ def _positions(tower: VisionConfig) -> int:
 
 def _tower_layer(tower: VisionConfig) -> float:
     """Bytes one position saves in one trained layer of the tower."""
-    width, inner = (20, 2) if tower.kind == "internvit" else (26, 6)
+    width, inner = (20, 2) if tower.kind == "internvit" else (26, 4)
     return width * tower.hidden_size + inner * tower.intermediate_size + 4 * tower.num_heads + 16
 
 
@@ -155,9 +157,8 @@ def _llm_layer(llm: LLMConfig, trained: bool) -> float:
 
 def _llm_mlp(llm: LLMConfig, trained: bool) -> float:
     """Bytes one token saves behind the attention of one layer, its norm included."""
-    width, inner = (6, 6) if trained else (4, 4)
-    bytes_ = width * llm.hidden_size + 4
+    bytes_ = (6 if trained else 4) * llm.hidden_size + 4
     if llm.kind != "qwen3_moe":
-        return bytes_ + inner * llm.intermediate_size
+        return bytes_ + 4 * llm.intermediate_size
     rows = (8.5, 17) if trained else (4.5, 13)
     return bytes_ + llm.experts_per_token * (rows[0] * llm.hidden_size + rows[1] * llm.moe_intermediate_size)
