@@ -44,7 +44,7 @@ test: $(TESTABLE) $(SCORER_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest $(PYTEST_FLAGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 clean:
 	rm -rf $(VENV) $(SCORER) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
