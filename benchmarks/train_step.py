@@ -87,16 +87,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     ceiling = pick("cpu").gemm_flops(torch.float32)
     clock = time.perf_counter if options.wall else time.process_time
-    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in paths}  # a list for every round, of its items
     losses: dict[str, float] = {}
     for turn in range(options.rounds + 1):  # the first warms up
         for model in (ours, stock):
             model.zero_grad(set_to_none=True)
-        losses, spent = dict.fromkeys(paths, 0.0), dict.fromkeys(paths, 0.0)
+        losses = dict.fromkeys(paths, 0.0)
+        spent: dict[str, list[float]] = {name: [] for name in paths}
         for name, item in taking_turns(paths):
             start = clock()
             losses[name] += item() / targets
-            spent[name] += clock() - start
+            spent[name].append(clock() - start)
         assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["stock"], losses
         for name in paths if turn else ():
             seconds[name].append(spent[name])
@@ -122,14 +123,15 @@ def report(
     packs: Sequence[Pack],
     batches: Sequence[workload.PaddedBatch],
     losses: dict[str, float],
-    seconds: dict[str, list[float]],
+    seconds: dict[str, list[list[float]]],
     ceiling: float,
 ) -> dict[str, Any]:
     """The figures of one run."""
     config = ours.config
     tokens = sum(sample.num_tokens for sample in samples)
     tiles = [sample.num_tiles for sample in samples]
-    median_s = {name: median(values) for name, values in seconds.items()}
+    # of every micro-batch and pack the median round: a busy second spoils one item of one round, not a path
+    median_s = {name: sum(map(median, zip(*rounds, strict=True))) for name, rounds in seconds.items()}
     flops = {
         "stock": workload.stock_flops(config, options.stage, samples, batches),
         "padded": workload.padded_flops(config, options.stage, samples, batches),
@@ -162,7 +164,8 @@ def report(
         "paths": {
             name: {
                 "tokens_per_s": tokens / median_s[name],
-                "seconds": seconds[name],
+                "seconds": median_s[name],
+                "seconds_of_rounds": [sum(items) for items in seconds[name]],
                 "gflop": flops[name] / 1e9,
                 "speedup": median_s["stock"] / median_s[name],
                 "flop_ratio": flops["stock"] / flops[name],
@@ -185,7 +188,7 @@ def describe(result: dict[str, Any]) -> str:
         f"{model['tokens_per_tile']} tokens a tile; float32, {result['threads']} thread(s)",
         f"{result['micro_batches']} micro-batches, {result['padding_share']:.1%} padding; {result['packs']} packs of "
         f"at most {result['pack_caps'][0]} tokens and {result['pack_caps'][1]} tiles; "
-        f"medians of {result['rounds']} rounds, {result['clock']} time; "
+        f"of each the median of {result['rounds']} rounds, {result['clock']} time; "
         f"GEMM ceiling {result['gemm_ceiling_gflops']:.0f} GFLOP/s",
         "",
         f"{'path':8s}{'tokens/s':>10s}{'speed-up':>10s}{'FLOP ratio':>12s}{'of ceiling':>12s}",
