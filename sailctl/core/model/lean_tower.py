@@ -55,15 +55,19 @@ class _ScaledLinear:
     """Goes before nn.Linear: scale · (W x + b)."""
 
     def forward(self: Any, x: Tensor, scale_D: Tensor) -> Tensor:
-        return linear(x, scale_D.unsqueeze(1) * self.weight, scale_D * self.bias)
+        return linear(x, *_scaled(self, scale_D))
 
 
 class _LeanMLP(Frugal):
     """Goes before the stock MLP's class: scale · (W2 gelu(W1 x + b1) + b2)."""
 
     def forward(self: Any, hidden_states: Tensor, scale_D: Tensor) -> Tensor:
-        first, second = self.fc1, self.fc2
-        weight_DF, bias_D = scale_D.unsqueeze(1) * second.weight, scale_D * second.bias
+        first, (weight_DF, bias_D) = self.fc1, _scaled(self.fc2, scale_D)
         if self.plain:
             return linear(gelu(linear(hidden_states, first.weight, first.bias)), weight_DF, bias_D)
         return GeluMLP.apply(*map(cast_once, (hidden_states, first.weight, first.bias, weight_DF, bias_D)))
+
+
+def _scaled(layer: Any, scale_D: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of an nn.Linear whose output a layer scale would multiply."""
+    return scale_D.unsqueeze(1) * layer.weight, scale_D * layer.bias

@@ -85,10 +85,11 @@ def activation_bytes(
     """Bytes alive when the backward pass begins, and what its most expensive piece adds to them."""
     saved = saved_bytes(config, trainable, tokens=tokens, tiles=tiles, targets=targets, checkpointing=checkpointing)
     logits = LOGIT_BYTES * min(targets, LOGIT_ROWS) * config.llm.vocab_size - saved["logits"]
-    more = 4.0 if checkpointing else 0.0  # the MLP of a layer that is recomputed keeps all
-    inner = more * config.llm.intermediate_size * (config.llm.kind != "qwen3_moe")
-    layer = tokens * (_llm_layer(config.llm, "llm" in trainable) + inner)
-    tower = tiles * _positions(config.vision) * (_tower_layer(config.vision) + more * config.vision.intermediate_size)
+    layer, tower = _llm_layer(config.llm, "llm" in trainable), _tower_layer(config.vision)
+    if checkpointing:  # the MLP of a layer that is recomputed keeps all
+        layer += 4.0 * config.llm.intermediate_size * (config.llm.kind != "qwen3_moe")
+        tower += (2.0 if config.vision.kind == "internvit" else 4.0) * config.vision.intermediate_size
+    layer, tower = tokens * layer, tiles * _positions(config.vision) * tower
     pixels = PIXEL_BYTES * 3.0 * tiles * config.vision.image_size**2
     # Never two of them at once. A recomputed layer exists whole; otherwise its gradients come on top of what is saved.
     pieces = [logits, pixels, layer if checkpointing else 0.3 * layer, tower if checkpointing else 0.3 * tower]
