@@ -25,9 +25,12 @@ import workload
 
 from sailctl.core.data.packing import Encoded, Pack
 from sailctl.core.device import pick
+from sailctl.core.model.presets import preset
 from sailctl.core.model.vlm import VisionLanguageModel
 from sailctl.core.schema.model import ModelConfig
 from sailctl.core.train.loss import pack_loss
+
+REAL = ("sail-vl-2b", "sail-vl-8b")  # whose FLOP ratios stand beside those of the small model that is run
 
 
 def main() -> None:
@@ -68,10 +71,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     samples = [workload.sample_of(size, config, ours.image_token_id, options.seed) for size in sizes]
     tokens, tiles = pack_caps(config, options.pack_tokens)
     packs = workload.pack_all(sizes, samples, config, options.stage, tokens=tokens, tiles=tiles)
-    batches = [
-        workload.pad(samples[start : start + options.micro_batch])
-        for start in range(0, len(samples), options.micro_batch)
-    ]
+    batches = [workload.pad(batch) for batch in in_turn(samples, options.micro_batch)]
     targets = sum(batch.num_targets for batch in batches)
 
     def step(loss: torch.Tensor) -> float:
@@ -102,7 +102,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for name in paths if turn else ():
             seconds[name].append(spent[name])
 
-    return report(options, ours, samples, packs, batches, losses, seconds, ceiling)
+    return report(options, ours, full, samples, packs, losses, seconds, ceiling)
+
+
+def in_turn(samples: Sequence[Any], micro_batch: int) -> list[Sequence[Any]]:
+    """The micro-batches of a stream."""
+    return [samples[start : start + micro_batch] for start in range(0, len(samples), micro_batch)]
 
 
 def taking_turns(paths: dict[str, list[Any]]) -> list[tuple[str, Any]]:
@@ -119,9 +124,9 @@ def pack_caps(config: ModelConfig, full_tokens: int) -> tuple[int, int]:
 def report(
     options: argparse.Namespace,
     ours: VisionLanguageModel,
+    full: Sequence[workload.Size],
     samples: Sequence[Encoded],
     packs: Sequence[Pack],
-    batches: Sequence[workload.PaddedBatch],
     losses: dict[str, float],
     seconds: dict[str, list[list[float]]],
     ceiling: float,
@@ -132,11 +137,13 @@ def report(
     tiles = [sample.num_tiles for sample in samples]
     # of every micro-batch and pack the median round: a busy second spoils one item of one round, not a path
     median_s = {name: sum(map(median, zip(*rounds, strict=True))) for name, rounds in seconds.items()}
+    batches = in_turn(samples, options.micro_batch)
     flops = {
-        "stock": workload.stock_flops(config, options.stage, samples, batches),
-        "padded": workload.padded_flops(config, options.stage, samples, batches),
+        "stock": workload.stock_flops(config, options.stage, batches),
+        "padded": workload.padded_flops(config, options.stage, batches),
         "packed": workload.packed_flops(config, options.stage, samples),
     }
+    rows = in_turn(full, options.micro_batch)
     return {
         "stream": str(options.lengths) if options.lengths else "mix",
         "stage": options.stage,
@@ -153,7 +160,7 @@ def report(
         "text_only_share": tiles.count(0) / len(tiles),
         "supervised_share": sum(pack.num_targets for pack in packs) / tokens,
         "micro_batches": len(batches),
-        "padding_share": 1 - tokens / sum(batch.input_ids_BS.numel() for batch in batches),
+        "padding_share": 1 - tokens / sum(len(batch) * max(s.num_tokens for s in batch) for batch in batches),
         "packs": len(packs),
         "pack_caps": list(pack_caps(config, options.pack_tokens)),
         "threads": torch.get_num_threads(),
@@ -161,6 +168,11 @@ def report(
         "clock": "wall" if options.wall else "processor",
         "gemm_ceiling_gflops": ceiling / 1e9,
         "loss": losses,
+        "flop_ratio_at_full_size": {
+            name: workload.stock_flops(preset(name), options.stage, rows)
+            / workload.packed_flops(preset(name), options.stage, full)
+            for name in REAL
+        },
         "paths": {
             name: {
                 "tokens_per_s": tokens / median_s[name],
@@ -198,6 +210,8 @@ def describe(result: dict[str, Any]) -> str:
             f"{name:8s}{path['tokens_per_s']:10,.0f}{path['speedup']:9.2f}x{path['flop_ratio']:11.2f}x"
             f"{path['share_of_gemm_ceiling']:12.1%}"
         )
+    ratios = [f"{ratio:.2f}x in {name}" for name, ratio in result["flop_ratio_at_full_size"].items()]
+    lines += ["", f"FLOP ratio of the same samples at full length, packed against stock: {', '.join(ratios)}"]
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from sailctl.core.data.choose import CostPacker, Costs, pack_target
+from sailctl.core.data.choose import CostPacker, Costs, Packable, pack_target
 from sailctl.core.data.packing import Encoded, Pack, merge
 from sailctl.core.model import language, vision
 from sailctl.core.model.flops import ForwardFlops, ModelFlops
@@ -234,7 +234,7 @@ def padded_loss(model: VisionLanguageModel, batch: PaddedBatch) -> Tensor:
     return supervised_loss(model, hidden[rows, columns], targets[rows, columns], weights)
 
 
-def packed_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded]) -> float:
+def packed_flops(config: ModelConfig, stage: str, samples: Sequence[Packable]) -> float:
     """What a step over the samples asks for, packed: no padding, half of each square, of the last layer queries,
     output and MLP, and the head, on supervised tokens."""
     squares = sum(sample.num_tokens**2 for sample in samples)
@@ -242,23 +242,23 @@ def packed_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded]) ->
     return ModelFlops.of(config, STAGES[stage]).total(tokens, tiles, targets, squares)
 
 
-def padded_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded], batches: Sequence[PaddedBatch]) -> float:
+def padded_flops(config: ModelConfig, stage: str, batches: Sequence[Sequence[Packable]]) -> float:
     """The same on padded rows: every cell a token, whole squares (a dense mask), the head alone on supervised ones."""
-    cells = sum(batch.input_ids_BS.numel() for batch in batches)
-    squares = sum(2 * batch.input_ids_BS.shape[0] * batch.input_ids_BS.shape[1] ** 2 for batch in batches)
-    _, tiles, targets = _totals(samples)
+    shapes = [(len(batch), max(sample.num_tokens for sample in batch)) for batch in batches]
+    cells, squares = sum(rows * longest for rows, longest in shapes), sum(2 * rows * long**2 for rows, long in shapes)
+    _, tiles, targets = _totals([sample for batch in batches for sample in batch])
     flops = ModelFlops.of(config, STAGES[stage])
     return flops.total(cells, tiles, targets, squares) + (cells - targets) * (flops.per_target - _head(config, stage))
 
 
-def stock_flops(config: ModelConfig, stage: str, samples: Sequence[Encoded], batches: Sequence[PaddedBatch]) -> float:
+def stock_flops(config: ModelConfig, stage: str, batches: Sequence[Sequence[Packable]]) -> float:
     """The same as stock transformers does it: the head on every cell, the tower's unused layers run forward."""
     flops = ModelFlops.of(config, STAGES[stage])
-    _, tiles, targets = _totals(samples)
-    cells = sum(batch.input_ids_BS.numel() for batch in batches)
+    _, tiles, targets = _totals([sample for batch in batches for sample in batch])
+    cells = sum(len(batch) * max(sample.num_tokens for sample in batch) for batch in batches)
     whole = ForwardFlops.of(config.model_copy(update={"select_layer": -1}))
     unused = tiles * (whole.tile - flops.forward.tile)
-    return padded_flops(config, stage, samples, batches) + (cells - targets) * _head(config, stage) + unused
+    return padded_flops(config, stage, batches) + (cells - targets) * _head(config, stage) + unused
 
 
 def _head(config: ModelConfig, stage: str) -> float:
@@ -267,6 +267,9 @@ def _head(config: ModelConfig, stage: str) -> float:
     return ModelFlops.of(config, STAGES[stage]).per_target - ModelFlops.of(without, STAGES[stage]).per_target
 
 
-def _totals(samples: Sequence[Encoded]) -> tuple[int, int, int]:
-    tokens, tiles = (sum(getattr(sample, name) for sample in samples) for name in ("num_tokens", "num_tiles"))
-    return tokens, tiles, sum(int(sample.supervised[1:].sum()) for sample in samples)
+def _totals(samples: Sequence[Packable]) -> tuple[int, int, int]:
+    return (
+        sum(sample.num_tokens for sample in samples),
+        sum(sample.num_tiles for sample in samples),
+        sum(sample.num_targets for sample in samples),
+    )
