@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sailctl.core.data.choose import PROBED, WINDOW, CostPacker, Costs, pack_target
+from sailctl.core.data.choose import WINDOW, CostPacker, Costs
+from sailctl.core.data.pack_target import PROBED, pack_target
 from sailctl.core.data.simulate import Length
 from sailctl.core.model.flops import ModelFlops
 from sailctl.core.model.presets import model_config

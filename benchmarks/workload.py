@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from sailctl.core.data.choose import CostPacker, Costs, Packable, pack_target
+from sailctl.core.data.choose import CostPacker, Costs, Packable
+from sailctl.core.data.pack_target import pack_target
 from sailctl.core.data.packing import Encoded, Pack, merge
 from sailctl.core.model import language, vision
 from sailctl.core.model.flops import ForwardFlops, ModelFlops

@@ -6,13 +6,15 @@ integer arithmetic, so that every machine chooses the same packs.
 
 How: the oldest samples that fit make a first draft; then single samples are swapped for waiting ones, added or taken
 out, the best such move first, until the draft's cost is as close to the target as it gets. The oldest always goes.
+
+A sample that alone costs more than the target, a giant, makes all ranks wait whenever one rank has it. Where there are
+many, the target lets giants leave in every fourth or eighth pack only, the same ones on every rank: so they meet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -20,16 +22,12 @@ import numpy as np
 Balance = Literal["sum", "module"]
 
 WINDOW = 24  # samples to choose from beyond a full pack, where nobody says otherwise: the default of data.pack_window
-PROBED = 512  # samples, the first of all lanes together, that are measured to know what a pack holds
-FILL = 0.955  # of the tighter cap: the room that is left lets packs of any composition reach the same cost
 WAIT_LIMIT = 32  # packs a sample may wait, at most
 _UNIT = 1 << 32  # a target's cost in the integer units all costs are rounded to
 _ROUNDS = 6
 _GOOD = _UNIT // 400  # a draft this close is not worth another search
 _OVER = 4  # above the target every rank waits, below it only this one has less to do
 _DRIFT = 0.01  # how far a lane's composition may bend its own targets
-_TILTS = (1.0, 1.05, 1.1, 1.2)  # more vision than the mean, to make up for packs that long documents leave no room in
-_RANKS = 16
 
 
 class Packable(Protocol):
@@ -76,65 +74,21 @@ class Target:
     """What every pack of a stage is filled to: costs in `Costs`' unit, and a number of samples where that is the limit.
 
     `balance` "sum" evens out vision and language model together (ranks meet once a step: DDP, ZeRO 1 and 2), "module"
-    each of them (ranks meet in every layer: ZeRO 3).
+    each of them (ranks meet in every layer: ZeRO 3). Giants leave in every `every`-th pack.
     """
 
     vision: float
     llm: float
     samples: int | None = None
     balance: Balance = "sum"
-
-
-def pack_target(
-    sizes: Sequence[Packable],
-    costs: Costs,
-    *,
-    tokens: int,
-    tiles: int,
-    samples: float | None = None,
-    balance: Balance = "sum",
-) -> tuple[int, Target]:
-    """(packs, target): how many packs hold `samples` samples of a stream like `sizes`, and what each is filled to.
-
-    Without `samples` one pack, as full as can be. `sizes` must not be empty.
-    """
-    count = len(sizes)
-    mean_tokens = sum(item.num_tokens for item in sizes) / count
-    mean_tiles = sum(item.num_tiles for item in sizes) / count
-    held = FILL * min(tokens / mean_tokens, tiles / mean_tiles if mean_tiles else float("inf"))
-    held = max(held, 1.0)
-    packs = 1 if samples is None else max(1, ceil(samples / held - 0.05))
-    each = held if samples is None else min(samples / packs, held)
-    limit = ceil(each) if samples is not None and ceil(each) <= held else None
-    each = limit or each
-    pairs = [costs.of(item) for item in sizes]
-    vision, llm = (each * sum(pair[part] for pair in pairs) / count for part in (0, 1))
-    target = Target(vision, llm, limit, balance)
-    if balance == "module" and vision and limit is None:
-        most = tiles * costs.per_tile / vision
-        tilts = [replace(target, vision=vision * tilt) for tilt in _TILTS if tilt == 1 or tilt < most]
-        target = max(tilts, key=lambda tilted: _rehearse(sizes, costs, tokens, tiles, tilted))
-    return packs, target
-
-
-def _rehearse(sizes: Sequence[Packable], costs: Costs, tokens: int, tiles: int, target: Target) -> float:
-    """Efficiency of a few ranks that meet in every layer, were their packs chosen for this target from `sizes`."""
-    packer: CostPacker[Packable] = CostPacker(tokens, tiles, WINDOW, costs, target)
-    pairs = []
-    for item in [*sizes, *sizes, *sizes]:
-        for group in packer.add(item):
-            vision, llm = zip(*map(costs.of, group), strict=True)
-            pairs.append((sum(vision), sum(llm)))
-    steps = [pairs[start : start + _RANKS] for start in range(0, len(pairs) - _RANKS + 1, _RANKS)]
-    slowest = [max(vision for vision, _ in step) + max(llm for _, llm in step) for step in steps]
-    return sum(sum(map(sum, step)) / each for step, each in zip(steps, slowest, strict=True)) / max(1, len(steps))
+    every: int = 1
 
 
 class CostPacker(Generic[Item]):
     """Takes samples one by one and gives groups of equal cost, each under the caps.
 
-    A group is chosen when `window` samples wait beyond a full draft. `waiting`, oldest first, and `ages`, how many
-    groups each has seen go, are the whole state.
+    A group is chosen when `window` samples wait beyond a full draft, giants that are held back not counted. `waiting`,
+    oldest first, `ages`, how many groups each has seen go, and `closed`, how many went, are the whole state.
     """
 
     def __init__(self, tokens: int, tiles: int, window: int, costs: Costs, target: Target) -> None:
@@ -145,12 +99,13 @@ class CostPacker(Generic[Item]):
         self._vision, self._llm = round(target.vision * self._scale), round(target.llm * self._scale)
         self.waiting: list[Item] = []
         self.ages: list[int] = []
+        self.closed = 0
         self._rows: list[tuple[int, int, int, int]] = []  # tokens, tiles, vision and language model cost of each
         self._redraft()
 
-    def restore(self, waiting: Sequence[Item], ages: Sequence[int]) -> None:
+    def restore(self, waiting: Sequence[Item], ages: Sequence[int], closed: int) -> None:
         """Go on from a saved state."""
-        self.waiting, self.ages = list(waiting), list(ages)
+        self.waiting, self.ages, self.closed = list(waiting), list(ages), closed
         self._rows = [self._row(item) for item in waiting]
         self._redraft()
 
@@ -161,13 +116,18 @@ class CostPacker(Generic[Item]):
                 f"a sample of {item.num_tokens} tokens and {item.num_tiles} tiles does not fit a pack of "
                 f"{self.tokens} tokens and {self.tiles} tiles"
             )
+        begins = bool(self.waiting) and self.waiting[-1].epoch != item.epoch
         self.waiting.append(item)
         self.ages.append(0)
         self._rows.append(self._row(item))
-        if not self._drafted:
-            self._draft_next()
+        if begins:  # giants of the epoch before are held back no longer
+            self._redraft()
+        elif not self._held(len(self.waiting) - 1):
+            self._open.append(len(self.waiting) - 1)
+            if not self._drafted:
+                self._draft_next()
         groups = []
-        while self._drafted and len(self.waiting) - self._draft >= self.window:
+        while self._drafted and len(self._open) - self._draft >= self.window:
             groups.append(self._close())
         return groups
 
@@ -175,8 +135,29 @@ class CostPacker(Generic[Item]):
         """Group everything that still waits."""
         groups = []
         while self.waiting:
+            if not self._open:  # nothing but giants
+                self._redraft(hold=False)
             groups.append(self._close())
         return groups
+
+    def is_giant(self, item: Item) -> bool:
+        """Whether it alone costs more than a pack should."""
+        return self._giant(self._row(item))
+
+    def _giant(self, row: tuple[int, int, int, int]) -> bool:
+        _, _, vision, llm = row
+        if self.target.balance == "module":
+            return vision > self._vision or llm > self._llm
+        return vision + llm > _UNIT
+
+    def _held(self, index: int) -> bool:
+        """Whether this one is a giant that must wait for its pack, which it need not for long or beyond its epoch."""
+        return (
+            (self.closed + 1) % self.target.every != 0
+            and self._giant(self._rows[index])
+            and self.waiting[index].epoch == self.waiting[-1].epoch
+            and self.ages[index] + index + 2 < WAIT_LIMIT  # the oldest always goes, so that it still can in time
+        )
 
     def _row(self, item: Item) -> tuple[int, int, int, int]:
         vision, llm = self.costs.of(item)
@@ -184,14 +165,15 @@ class CostPacker(Generic[Item]):
 
     # --- the draft: the oldest samples, as many as reach the target ------------------------------------------------
 
-    def _redraft(self) -> None:
+    def _redraft(self, hold: bool = True) -> None:
+        self._open = [index for index in range(len(self._rows)) if not (hold and self._held(index))]
         self._draft = self._tokens = self._tiles = self._cost = 0
         self._drafted = False
-        while not self._drafted and self._draft < len(self._rows):
+        while not self._drafted and self._draft < len(self._open):
             self._draft_next()
 
     def _draft_next(self) -> None:
-        tokens, tiles, vision, llm = self._rows[self._draft]
+        tokens, tiles, vision, llm = self._rows[self._open[self._draft]]
         cost, limit = vision + llm, self.target.samples
         if (
             self._tokens + tokens > self.tokens
@@ -213,18 +195,19 @@ class CostPacker(Generic[Item]):
         for index in reversed(taken):
             del self.waiting[index], self.ages[index], self._rows[index]
         self.ages = [age + 1 for age in self.ages]
+        self.closed += 1
         self._redraft()
         return group
 
     def _search(self) -> list[int]:
         """Indices of the group to take, ascending. Each round makes the best single move there is, if any is good."""
         count, limit = len(self._rows), self.target.samples
-        inside, outside = list(range(self._draft)), list(range(self._draft, count))
+        inside, outside = self._open[: self._draft], self._open[self._draft :]
         table = np.array([*self._rows, (0, 0, 0, 0)], dtype=np.int64).T  # the last column: nothing at all
         pinned = self._due()
         mixed = self.waiting[0].epoch != self.waiting[-1].epoch
         want_vision, want_llm = self._bent_target(table)
-        used = table[:, : self._draft].sum(axis=1)
+        used = table[:, inside].sum(axis=1)
         state = used - np.array([self.tokens, self.tiles, want_vision, want_llm])  # room is negative
         score = self._score(int(state[2]), int(state[3]))
         for _ in range(_ROUNDS):
@@ -264,7 +247,8 @@ class CostPacker(Generic[Item]):
 
     def _due(self) -> int:
         """How many of the oldest must go now, so that with as many every time nobody waits beyond the limit."""
-        return max(-(-(index + 1) // max(1, WAIT_LIMIT - age)) for index, age in enumerate(self.ages))
+        ages = (self.ages[index] for index in self._open)
+        return max(-(-place // max(1, WAIT_LIMIT - age)) for place, age in enumerate(ages, 1))
 
     def _bent_target(self, table: np.ndarray) -> tuple[int, int]:
         """The targets, bent a little towards what waits: a lane that holds too much of one thing must spend it."""

@@ -125,7 +125,7 @@ class Lane:
         def back(positions: Iterable[int]) -> list[Placed]:
             return [placed[position] for position in positions]
 
-        packer.restore(back(saved["waiting"]), saved["ages"])
+        packer.restore(back(saved["waiting"]), saved["ages"], saved["closed"])
         self.ready = deque(back(group) for group in saved["ready"])
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,6 +133,7 @@ class Lane:
         held = self._left_over or {
             "waiting": [placed.position for placed in self.packer.waiting] if self.packer else [],
             "ages": list(self.packer.ages) if self.packer else [],
+            "closed": self.packer.closed if self.packer else 0,
             "ready": [[placed.position for placed in group] for group in self.ready],
         }
         return {"position": self.position, **held, "seen": self.seen, "rejected": dict(self.rejected)}
@@ -144,6 +145,7 @@ class Lane:
         self.rejected = Counter(state["rejected"])
         self._ahead.position = self.position
         self._left_over = {name: state[name] for name in ("waiting", "ages", "ready")}
+        self._left_over["closed"] = state.get("closed", 0)  # a state of before giants were held back has none
         self._again = deque(_positions(self._left_over))
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from sailctl.core.data.choose import PROBED, CostPacker, Costs, Target, pack_target
+from sailctl.core.data.choose import CostPacker, Costs, Target
 from sailctl.core.data.encode import SampleEncoder
 from sailctl.core.data.fetch import Fetched, Fetcher, start_worker, worker_context
 from sailctl.core.data.lane import Lane
 from sailctl.core.data.order import Mixture, Order, Ref
+from sailctl.core.data.pack_target import PROBED, pack_target
 from sailctl.core.data.packing import LossWeighting, Pack, merge
 from sailctl.core.data.sources import open_source
 from sailctl.core.errors import DataError, SampleError, UsageError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sailctl.core.data.choose import PROBED, WINDOW, Balance, CostPacker, Costs, pack_target
+from sailctl.core.data.choose import WINDOW, Balance, CostPacker, Costs
+from sailctl.core.data.pack_target import PROBED, pack_target
 
 
 @dataclass(frozen=True, slots=True)
