@@ -1,9 +1,10 @@
 """Our packer against best fit on one stream of lengths: balance over ranks, fill, waiting, time per sample.
 
-    python benchmarks/packing.py [--lengths CSV] [--tokens 16384] [--tiles 48] [--ranks 64] [--stage instruction]
+    python benchmarks/packing.py [--lengths CSV | --long] [--tokens 16384] [--tiles 48] [--ranks 64] [--stage S]
 
 Without --lengths: 35,000 samples, 12 % of them text alone (log-normal lengths), the others 1 to 12 tiles (and a
-thumbnail) of 256 tokens with some text. Costs are those of the `sail-vl-2b` recipe's stage. Best fit keeps 32 samples
+thumbnail) of 256 tokens with some text; with --long 30,000, half of them text alone, half of that over 4,000 tokens and
+some at the cap. Costs are those of the `sail-vl-2b` recipe's stage. Best fit keeps 32 samples
 and always adds the longest that still fits, as training code for packed multimodal models commonly does; it knows
 tokens only, so its packs may hold more tiles than the cap. Both are timed in turn, five times; medians count.
 
@@ -37,6 +38,19 @@ def generated(count: int = 35_000, seed: int = 0) -> list[Length]:
         tiles = 0 if draw.random() < 0.12 else draw.randint(1, 12)
         tiles += tiles > 1
         words = 15 + int(draw.lognormvariate(4.7 if tiles else 5.8, 0.9))
+        lengths.append(Length(row, min(16_384, 256 * tiles + words), tiles, words // 2))
+    return lengths
+
+
+def half_long(count: int = 30_000, seed: int = 7) -> list[Length]:
+    draw, lengths = random.Random(seed), []
+    for row in range(count):
+        if draw.random() < 0.5:
+            tiles, words = 0, int(draw.lognormvariate(8.3, 0.7)) + 20
+        else:
+            tiles = draw.randint(1, 12)
+            tiles += tiles > 1
+            words = int(draw.lognormvariate(5, 0.8)) + 10
         lengths.append(Length(row, min(16_384, 256 * tiles + words), tiles, words // 2))
     return lengths
 
@@ -106,12 +120,13 @@ def describe(name: str, dealt: Dealt, costs: Costs, seconds: float, count: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=Path)
+    parser.add_argument("--long", action="store_true", help="half of the samples long texts")
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--tiles", type=int, default=48)
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--stage", default="instruction")
     args = parser.parse_args()
-    lengths = from_csv(args.lengths) if args.lengths else generated()
+    lengths = from_csv(args.lengths) if args.lengths else half_long() if args.long else generated()
     recipe, _ = load_recipe("sail-vl-2b", args.stage, [])
     flops = ModelFlops.of(model_config(recipe.model), recipe.train.trainable)
     costs = Costs(flops.per_tile, flops.per_token, flops.per_target, flops.per_square)

@@ -173,6 +173,26 @@ def test_resuming_reads_the_packer_s_left_overs_again_with_workers_too(captions)
         assert [content(next(again)) for _ in range(4)] == expected
 
 
+def test_giants_that_are_held_back_are_held_back_again_after_a_restart(captions):
+    config = data_config(captions, pack_tokens=330, lanes=2)
+    with loader(config) as found:
+        next(found)
+        state = found.state_dict()
+    state["target"] |= {"every": 8, "samples": None} | {part: state["target"][part] / 5 for part in ("vision", "llm")}
+    del state["lanes"]["0"]["closed"], state["lanes"]["1"]["closed"]  # as before giants were held back
+    with loader(config) as found:
+        found.load_state_dict(state)
+        for _ in range(3):
+            next(found)
+        state = found.state_dict()
+        expected = [content(next(found)) for _ in range(6)]
+    lane = state["lanes"]["0"]
+    assert lane["closed"] % 8 and max(lane["ages"]) > 2  # one waits although it is the oldest
+    with loader(config) as again:
+        again.load_state_dict(state)
+        assert [content(next(again)) for _ in range(6)] == expected
+
+
 def test_a_state_goes_on_at_another_number_of_ranks(captions):
     config = data_config(captions, lanes=2)
     with loader(config) as whole:

@@ -65,7 +65,7 @@ def efficiency(pieces, target, ranks, tokens=16_384, tiles=48):
     return useful / slowest
 
 
-@pytest.mark.parametrize(("balance", "least", "gain"), [("sum", 0.91, 0.12), ("module", 0.74, 0.08)])
+@pytest.mark.parametrize(("balance", "least", "gain"), [("sum", 0.91, 0.12), ("module", 0.7, 0.1)])
 def test_giants_meet_where_there_are_many(balance, least, gain):
     """Half of the stream long text: on 32 ranks hardly a step would be without a document dearer than a pack."""
     pieces = half_long(12_000)

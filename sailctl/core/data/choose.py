@@ -27,6 +27,7 @@ _UNIT = 1 << 32  # a target's cost in the integer units all costs are rounded to
 _ROUNDS = 6
 _GOOD = _UNIT // 400  # a draft this close is not worth another search
 _OVER = 4  # above the target every rank waits, below it only this one has less to do
+_NEVER = np.iinfo(np.int64).max
 _DRIFT = 0.01  # how far a lane's composition may bend its own targets
 
 
@@ -166,7 +167,9 @@ class CostPacker(Generic[Item]):
     # --- the draft: the oldest samples, as many as reach the target ------------------------------------------------
 
     def _redraft(self, hold: bool = True) -> None:
-        self._open = [index for index in range(len(self._rows)) if not (hold and self._held(index))]
+        everyone = range(len(self._rows))
+        some = hold and (self.closed + 1) % self.target.every != 0
+        self._open = [index for index in everyone if not self._held(index)] if some else list(everyone)
         self._draft = self._tokens = self._tiles = self._cost = 0
         self._drafted = False
         while not self._drafted and self._draft < len(self._open):
@@ -207,7 +210,7 @@ class CostPacker(Generic[Item]):
         pinned = self._due()
         mixed = self.waiting[0].epoch != self.waiting[-1].epoch
         want_vision, want_llm = self._bent_target(table)
-        used = table[:, inside].sum(axis=1)
+        used = table.take(inside, 1).sum(axis=1)
         state = used - np.array([self.tokens, self.tiles, want_vision, want_llm])  # room is negative
         score = self._score(int(state[2]), int(state[3]))
         for _ in range(_ROUNDS):
@@ -225,11 +228,11 @@ class CostPacker(Generic[Item]):
                 leave, enter = [*leave, count], [*enter, count]
             if not leave or not enter or (border and not free):
                 break
-            moved = (state[:, None] - table[:, leave])[:, :, None] + table[:, enter][:, None, :]
+            moved = (state[:, None] - table.take(leave, 1))[:, :, None] + table.take(enter, 1)[:, None, :]
             scores = self._scores(moved[2], moved[3])
-            scores[(moved[0] > 0) | (moved[1] > 0)] = np.iinfo(np.int64).max
+            scores[np.maximum(moved[0], moved[1]) > 0] = _NEVER
             if border:  # no swap across it, but one may leave and one may enter
-                scores[:-1, :-1] = np.iinfo(np.int64).max
+                scores[:-1, :-1] = _NEVER
             best = int(scores.argmin())
             row, column = divmod(best, len(enter))
             if scores[row, column] >= score:
@@ -247,6 +250,8 @@ class CostPacker(Generic[Item]):
 
     def _due(self) -> int:
         """How many of the oldest must go now, so that with as many every time nobody waits beyond the limit."""
+        if len(self._open) <= WAIT_LIMIT - self.ages[self._open[0]]:
+            return 1  # one every time is enough for all
         ages = (self.ages[index] for index in self._open)
         return max(-(-place // max(1, WAIT_LIMIT - age)) for place, age in enumerate(ages, 1))
 

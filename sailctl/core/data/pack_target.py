@@ -14,6 +14,7 @@ _FULLER = (1.0, 1.04, 1.08, 1.14, 1.22)  # beyond FILL: where single samples cos
 _EVERY = (4, 8)  # packs, of which one may hold giants
 _TILTS = (1.05, 1.1, 1.2)  # more vision than the mean, to make up for packs that long documents leave no room in
 _ALIKE = 0.001  # efficiencies this close are the same, and the fuller pack is the better one
+_MUCH_WORSE = 0.005
 _WORTH_HOLDING = 0.02  # less is not worth that some samples wait
 _PACKS = 24  # to rehearse, at least
 _RANKS = 64  # that meet; the more there are, the dearer the dearest pack of a step
@@ -35,11 +36,11 @@ def pack_target(
     count = len(sizes)
     mean_tokens = sum(item.num_tokens for item in sizes) / count
     mean_tiles = sum(item.num_tiles for item in sizes) / count
-    held = FILL * min(tokens / mean_tokens, tiles / mean_tiles if mean_tiles else float("inf"))
-    held = max(held, 1.0)
-    packs = 1 if samples is None else max(1, ceil(samples / held - 0.05))
-    each = held if samples is None else min(samples / packs, held)
-    limit = ceil(each) if samples is not None and ceil(each) <= held else None
+    room = FILL * min(tokens / mean_tokens, tiles / mean_tiles if mean_tiles else float("inf"))
+    room = max(room, 1.0)
+    packs = 1 if samples is None else max(1, ceil(samples / room - 0.05))
+    each = room if samples is None else min(samples / packs, room)
+    limit = ceil(each) if samples is not None and ceil(each) <= room else None
     each = limit or each
     pairs = [costs.of(item) for item in sizes]
     vision, llm = (each * sum(pair[part] for pair in pairs) / count for part in (0, 1))
@@ -49,7 +50,8 @@ def pack_target(
     efficiency, target = stage.best(fuller) if len(fuller) > 1 else (0.0, mean)
     if stage.has_giants(mean):
         efficiency = efficiency or stage.efficiency(mean)
-        together, held_back = stage.best([replace(one, every=every) for one in fuller[:3] for every in _EVERY])
+        held = [stage.best([replace(one, every=every) for one in fuller[:3]]) for every in _EVERY]
+        together, held_back = max(held, key=lambda pair: pair[0])
         if together > efficiency + _WORTH_HOLDING:
             target = held_back
     if balance == "module" and vision and limit is None:
@@ -78,9 +80,13 @@ class _Rehearsal:
         return any(map(packer.is_giant, self.sizes))
 
     def best(self, targets: Sequence[Target], alike: float = _ALIKE) -> tuple[float, Target]:
-        """(efficiency, target): the last of the targets that are as good as the best."""
-        found = [(self.efficiency(target), target) for target in targets]
-        most = max(efficiency for efficiency, _ in found)
+        """(efficiency, target): the last of the targets that are as good as the best; none after a much worse one."""
+        found, most = [], 0.0
+        for target in targets:
+            found.append((self.efficiency(target), target))
+            most = max(most, found[-1][0])
+            if found[-1][0] < most - _MUCH_WORSE:
+                break
         return [pair for pair in found if pair[0] >= most - alike][-1]
 
     def efficiency(self, target: Target) -> float:
