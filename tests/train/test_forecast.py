@@ -123,8 +123,14 @@ def test_data_that_the_recipe_would_make_are_made_small_and_thrown_away(
 def test_too_few_samples_for_a_step_are_told(lengths: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.csv"
     few.write_text("tokens,tiles\n300,1\n400,1\n")
+    found = PlanRequest("sail-vl-2b", "advance", lengths=few, ranks=4).run()
+    told = describe_plan(found)
+    assert "advance: 2 samples for 4 ranks: not one full step: balance is not known" in told
+    assert found["stages"][0]["samples_per_step"] is None and found["stages"][0]["steps"] is None
+    rows = "source,tokens,tiles\n" + "a,3000,9\na,400,0\n" * 200  # every other row, so every other rank: long ones
+    few.write_text(rows)
     told = describe_plan(PlanRequest("sail-vl-2b", "advance", lengths=few, ranks=4).run())
-    assert "advance: 2 samples are too few for one full step on 4 ranks" in told
-    assert "too few" not in describe_plan(PlanRequest("sail-vl-2b", "advance", lengths=lengths, ranks=2).run())
+    assert "advance: 400 samples for 4 ranks: only 1 full step, for most packs were closed" in told
+    assert "full step" not in describe_plan(PlanRequest("sail-vl-2b", "advance", lengths=lengths, ranks=2).run())
     with pytest.raises(UsageError, match="--lengths and --data"):
         PlanRequest("sail-vl-2b", "advance", lengths=few, data=["x.tar"]).run()

@@ -92,7 +92,7 @@ def estimate_stage(recipe: Recipe, lengths: Lengths, packs: Sequence[Chosen], ma
     efficiency = {"sum": _efficiency(packs, costs, steps, "sum"), "module": _efficiency(packs, costs, steps, "module")}
     useful = efficiency[data.balance] or 1.0
     samples_per_pack = sum(len(packs[number].rows) for number in steady) / len(steady)
-    samples_per_step = samples_per_pack * (len(steps[0]) if steps else machine.ranks)
+    samples_per_step = samples_per_pack * len(steps[0]) if steps else None
     per_device = machine.mfu * machine.sheet.peak_bf16 / flops * useful
     planned = _samples(recipe, count)
     worst = max(
@@ -124,7 +124,7 @@ def estimate_stage(recipe: Recipe, lengths: Lengths, packs: Sequence[Chosen], ma
         "samples_per_s": per_device * machine.ranks,
         "samples_per_s_per_device": per_device,
         "samples": planned,
-        "steps": -(-planned // max(1, round(samples_per_step))),
+        "steps": -(-planned // max(1, round(samples_per_step))) if samples_per_step else None,
         "device_hours": planned / per_device / 3600,
         "memory": {
             **worst.to_dict(),

@@ -229,14 +229,24 @@ def describe_plan(plan: dict[str, Any]) -> str:
         if plan["device_hours"][name] is not None:
             lines.append(f"{words}: {_number(plan['device_hours'][name])} {device['type']}-hours")
     for figure in figures:
+        few = f"{figure['stage']}: {_counted(lengths['samples'], 'sample')} for {_counted(figure['ranks'], 'rank')}: "
         if not figure["full_steps"]:
             lines.append(
-                f"{figure['stage']}: {lengths['samples']:,} samples are too few for one full step on {figure['ranks']} "
-                "ranks: balance is not known, and samples/s and hours take it to be perfect"
+                f"{few}not one full step: balance is not known, samples/s and hours take it to be perfect, and fill "
+                "and memory are of packs that more samples would fill further"
+            )
+        elif 2 * figure["flush"] > figure["packs"]:
+            lines.append(
+                f"{few}only {_counted(figure['full_steps'], 'full step')}, for most packs were closed because the list "
+                "ended; give more samples, or shuffle rows that alternate (row i goes to rank i mod R)"
             )
     if plan["packs"]:
         lines.append(f"packs written to {plan['packs']}")
     return "\n".join(lines)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _heading(plan: dict[str, Any], figure: dict[str, Any]) -> str:
@@ -269,7 +279,7 @@ _ROWS = (
     ("balanced by", lambda f: f["balance"]),
     ("balance, met once a step", lambda f: _share(f["efficiency"]["sum"])),
     ("balance, met in every layer", lambda f: _share(f["efficiency"]["module"])),
-    ("samples a step", lambda f: f"{f['samples_per_step']:,.0f}"),
+    ("samples a step", lambda f: "-" if f["samples_per_step"] is None else f"{f['samples_per_step']:,.0f}"),
     ("  of the recipe", lambda f: f"{f['global_batch_samples']:,}"),
     ("TFLOP a sample", lambda f: _number(f["flops_per_sample"] / 1e12)),
     ("  recomputed on top", lambda f: f"{f['recompute']:.0%}"),
