@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -70,6 +71,18 @@ def test_a_part_that_stands_is_not_made_again(data: Data, tmp_path: Path) -> Non
     run(data, tmp_path / "out")
     assert files_in(tmp_path / "out") == whole
     assert paths[0].stat().st_mtime_ns == before
+
+
+def test_a_tar_without_its_end_is_told(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(data, tmp_path / "whole").summary == {"done": True, "warnings": []}
+    whole = (tmp_path / "two.tar").read_bytes()
+    (tmp_path / "half.tar").write_bytes(whole[: len(whole) // 2])
+    heard: list[str] = []
+    monkeypatch.setattr(Quiet, "info", lambda _, line: heard.append(line))
+    made = run(open_data([str(tmp_path / "half.tar")], reporter=Quiet()), tmp_path / "out")
+    told = json.loads((tmp_path / "out/summary.json").read_text())["warnings"]
+    assert made.summary is not None and made.summary["warnings"] == told and heard == [f"warning: {told[0]}"]
+    assert told[0].startswith(f"shard {tmp_path}/half.tar: its end is missing, the samples there are lost")
 
 
 def test_another_pass_is_refused(data: Data, tmp_path: Path) -> None:

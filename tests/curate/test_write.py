@@ -96,6 +96,15 @@ def test_every_sample_is_read_back_as_it_was(data: list[str], tmp_path: Path) ->
     assert (told["samples"], told["skipped"], told["shards"]) == (9, {"bad_json": 1}, 5)
 
 
+def test_a_tar_without_its_end_is_told(data: list[str], tmp_path: Path) -> None:
+    whole = Path(data[0]).read_bytes()
+    (tmp_path / "half.tar").write_bytes(whole[: len(whole) // 2])
+    told = write([str(tmp_path / "half.tar")], tmp_path / "out")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert told["skipped"] == {"unreadable": 1} and "half.tar: its end is missing" in told["warnings"][0]
+    assert manifest["warnings"] == told["warnings"]
+
+
 def test_the_layouts_are_those_of_img2dataset_and_llava(data: list[str], tmp_path: Path) -> None:
     write(data, tmp_path / "out", shard_samples=10)
     with tarfile.open(tmp_path / "out/captions-00000.tar") as tar:

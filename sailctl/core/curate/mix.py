@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from sailctl.core import files
+from sailctl.core.curate.parts import torn_shards
 from sailctl.core.curate.sample.quota import parse_count
 from sailctl.core.data.sources import open_source
 from sailctl.core.errors import UsageError
@@ -149,6 +150,8 @@ def _counted(mixture: DataConfig, reporter: Reporter) -> list[dict[str, Any]]:
     try:
         for number, config in enumerate(mixture.sources, 1):
             source = open_source(config)
+            for line in torn_shards(config, source):
+                reporter.info(f"warning: {line}")
             total = len(source)
             if config.verdicts or config.samples is not None:
                 whole = open_source(config.model_copy(update=_WHOLE))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sailctl.core.data.index import shard_index
 from sailctl.core.data.sources import Source, open_source
 from sailctl.core.errors import SampleError, UsageError
 from sailctl.core.files import base_name
 from sailctl.core.records import Sample
+from sailctl.core.reporter import Reporter
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.load import named_sources
 
@@ -57,11 +60,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Data:
-    """The sources of a pass, open and indexed, and their parts in order."""
+    """The sources of a pass, open and indexed, their parts in order, and what is wrong with shards of them."""
 
     configs: tuple[SourceConfig, ...]
     sources: tuple[Source, ...]
     parts: tuple[Part, ...]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(source) for source in self.sources)
@@ -94,12 +98,14 @@ def open_data(
     captions: str | None = None,
     verdicts: Sequence[str] = (),
     textless: bool = False,
+    reporter: Reporter | None = None,
 ) -> Data:
     """Index the sources at paths as --data takes them: data, or mixture files.
 
     `image_root` is for data alone; `captions` are sidecars of the only source. `verdicts` drop samples of every source,
-    beside those that mixtures name. With `textless` pictures that nothing is said of are samples too. Raises UsageError
-    where a path is wrong, nothing is there or two sources have one name.
+    beside those that mixtures name. With `textless` pictures that nothing is said of are samples too. The reporter
+    hears of tars that lack their end. Raises UsageError where a path is wrong, nothing is there or two sources have one
+    name.
     """
     if not paths:
         raise UsageError("no data: give --data PATH, a file, folder, glob or URL of samples, or a mixture file")
@@ -113,7 +119,24 @@ def open_data(
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--data: two sources are called {twice[0]}; verdicts tell sources apart by their names")
     sources = tuple(open_source(config, textless=textless) for config in configs)
-    return Data(tuple(configs), sources, tuple(_cut(sources)))
+    warnings = tuple(line for pair in zip(configs, sources, strict=True) for line in torn_shards(*pair))
+    if reporter is not None:
+        for line in warnings:
+            reporter.info(f"warning: {line}")
+    return Data(tuple(configs), sources, tuple(_cut(sources)), warnings)
+
+
+def torn_shards(config: SourceConfig, source: Source) -> list[str]:
+    """A line for every tar of a source whose end is missing or damaged: of its samples nobody knows how many are."""
+    shards = getattr(source, "raw", source).shards  # of captions: those the pictures lie in
+    tars = [path for path in shards if config.format == "tar" or path.lower().endswith(".tar")]
+    with ThreadPoolExecutor(8) as pool:
+        indexes = pool.map(lambda path: shard_index(path, "tar"), tars)
+    return [
+        f"shard {path}: its end is missing, the samples there are lost ({index.broken}); get the whole file again"
+        for path, index in zip(tars, indexes, strict=True)
+        if index.broken
+    ]
 
 
 def _cut(sources: Sequence[Source]) -> Iterator[Part]:

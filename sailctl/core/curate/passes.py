@@ -130,10 +130,10 @@ class Pass:
                 self.out.rmdir()
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Note that all is done, with what is to be told of it."""
-        self.summary = summary
-        write_json(self.out / SUMMARY_FILE, summary)
-        return summary
+        """Note that all is done, with what is to be told of it and the data's warnings."""
+        self.summary = {**summary, "warnings": list(self.data.warnings)}
+        write_json(self.out / SUMMARY_FILE, self.summary)
+        return self.summary
 
 
 def file_of(folder: Path, task: Task) -> Path:

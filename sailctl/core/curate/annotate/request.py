@@ -86,7 +86,7 @@ class AnnotateRequest:
         """The data and the items, drawn now or when this was first begun."""
         self._check()
         assert self.out is not None
-        data = open_data(self.data, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
         reference = None if self.reference is None else open_references(self.reference)
         parameters = {
             "task": self.task,

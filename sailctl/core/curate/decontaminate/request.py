@@ -70,7 +70,9 @@ class DecontaminateRequest:
         if self.out is None:
             raise UsageError("--out is missing: the folder the verdicts are written to")
         tables = find_tables(self.against)
-        data = open_data(self.paths, image_root=self.image_root, captions=self.captions, verdicts=self.verdicts)
+        data = open_data(
+            self.paths, image_root=self.image_root, captions=self.captions, verdicts=self.verdicts, reporter=reporter
+        )
         if dry_run:
             names = [table.name for table in tables]
             return {"out": str(self.out), "samples": len(data), "against": names, "by": list(by)}

@@ -73,7 +73,9 @@ class DedupRequest:
             raise UsageError(f"--scope {self.scope}: give {', '.join(SCOPES)}")
         if self.out is None:
             raise UsageError("--out is missing: the folder the verdicts are written to")
-        data = open_data(self.paths, image_root=self.image_root, captions=self.captions, verdicts=self.verdicts)
+        data = open_data(
+            self.paths, image_root=self.image_root, captions=self.captions, verdicts=self.verdicts, reporter=reporter
+        )
         parameters = {
             "by": list(rules.by), "scope": self.scope, "keep": self.keep, "prefer": list(self.prefer),
             "image_distance": rules.image, "text_distance": rules.text,

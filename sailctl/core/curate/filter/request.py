@@ -43,7 +43,7 @@ class FilterRequest:
             raise UsageError("--out is missing: the folder that verdicts are written to")
         checks = load_rules(self.rules)
         scores = self._scores(checks)
-        data = open_data(self.data, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
         parameters = {
             "rules": [{"name": one.name, one.kind: one.bounds.model_dump(mode="json")} for one in checks],
             "scores": [join.content(path) for path in self.scores] if scores is not None else [],
@@ -64,7 +64,7 @@ class FilterRequest:
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: judge one at least")
         checks = load_rules(self.rules)
-        data = open_data(self.data, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
         workers = default_workers(self.processes, self.ray)
         asked = Preview(data, checks, self._scores(checks), self.samples, self.seed)
         return preview(asked, page, self.rules, workers, reporter)

@@ -60,7 +60,7 @@ class JudgeRequest:
         """
         self._check()
         people = self._people()
-        data = open_data(self.data, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
         found = [open_references(path) for path in self.references]
         drawn = Drawn.of(data, self.samples, self.seed)
         if dry_run:

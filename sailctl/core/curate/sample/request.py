@@ -56,7 +56,7 @@ class SampleRequest:
     def perform(self, reporter: Reporter, *, dry_run: bool = False) -> dict[str, Any]:
         """Draw, or with `dry_run` say what would be drawn and leave nothing behind. Raises UsageError, DataError."""
         size, quotas = self._checked(dry_run)
-        data = open_data(self.data, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
         workers = default_workers(self.processes, self.ray)
         if not dry_run:
             assert self.out is not None
@@ -86,7 +86,7 @@ class SampleRequest:
                 (out / PASS_FILE).unlink(missing_ok=True)
             raise
         if dry_run:
-            return choice.summary
+            return {**choice.summary, "warnings": list(data.warnings)}
         tasks, first = [], 0
         for part in data.parts:
             tasks.append(Drawn(part.name, first))

@@ -59,7 +59,7 @@ class StatsRequest:
         if self.tagger == "nltk":
             tagger_of("en", self.tagger)  # whether its data are there is to be known before the first sample
         recipe = None if self.recipe is None else RecipeChoice(self.recipe, self.stage, tuple(self.overrides))
-        data = open_data(self.data, image_root=self.image_root, captions=self.captions)
+        data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
         drawing = Drawing(self.sample, self.seed)
         parameters = {
             "sample": self.sample,

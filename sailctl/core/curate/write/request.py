@@ -61,7 +61,13 @@ class WriteRequest:
             raise UsageError("--out is missing: the folder that shards are written to")
         if self.shard_samples is not None and self.shard_bytes is not None:
             raise UsageError(f"--shard-samples {self.shard_samples} and --shard-bytes {self.shard_bytes}: give one")
-        data = open_data(self.data, image_root=self.image_root, captions=self.captions, verdicts=list(self.verdicts))
+        data = open_data(
+            self.data,
+            image_root=self.image_root,
+            captions=self.captions,
+            verdicts=list(self.verdicts),
+            reporter=reporter,
+        )
         sizes = self._sizes(data)
         data = replace(data, parts=tuple(_cut(data, sizes)))
         if dry_run or self.out is None:
@@ -82,7 +88,7 @@ class WriteRequest:
         write_json(self.out / MANIFEST, manifest)
         told = {name: manifest[name] for name in ("samples", "bytes", "skipped")}
         summary = {**told, "shards": len(manifest["shards"]), "sources": manifest["sources"]}
-        done.finish(summary)
+        summary = done.finish(summary)
         return {**summary, "out": str(self.out), "verified": False, "next": self._next(data)}
 
     def _sizes(self, data: Data) -> dict[str, int]:
@@ -224,7 +230,7 @@ def _manifest(data: Data, out: Path) -> dict[str, Any]:
     return {
         "format": "sailctl shards", "version": 1, "sailctl": __version__, "samples": sum(kept.values()),
         "bytes": sum(one["bytes"] for one in shards), "skipped": dict(sorted(skipped.items())),
-        "sources": sources, "shards": shards,
+        "sources": sources, "shards": shards, "warnings": list(data.warnings),
     }  # fmt: skip
 
 
