@@ -12,7 +12,7 @@ from sailctl.core.data.pack_target import pack_target
 @pytest.mark.parametrize("samples", [1, 7, 32])
 def test_a_number_of_samples_that_is_the_limit_is_met_exactly(samples):
     pieces = mixed(600)
-    packs, target = pack_target(pieces, COSTS, tokens=10**6, tiles=10**5, samples=samples)
+    packs, target = pack_target(pieces, COSTS, tokens=10**6, tiles=10**5, samples=samples, exact=True)
     assert (packs, target.samples) == (1, samples)
     packer = CostPacker(10**6, 10**5, 24, COSTS, target)
     groups = [group for piece in pieces for group in packer.add(piece)]
@@ -25,7 +25,7 @@ def test_targets_hold_the_batch_on_average():
     packs, target = pack_target(sizes, Costs(10, 1), tokens=10_000, tiles=12, samples=17)
     assert packs == 3 and target.samples is None
     assert target.llm == pytest.approx(17 / 3 * 1000) and target.vision == pytest.approx(17 / 3 * 20)
-    packs, target = pack_target(sizes, Costs(10, 1), tokens=10_000, tiles=12, samples=18)
+    packs, target = pack_target(sizes, Costs(10, 1), tokens=10_000, tiles=12, samples=18, exact=True)
     assert packs == 4 and target.samples == 5 and target.llm == pytest.approx(5_000)
     packs, target = pack_target(sizes, Costs(10, 1), tokens=10_000, tiles=12)
     # 5.73 of 6 that the tiles let in, and 4 % more, for then packs are as even and six fit

@@ -151,6 +151,7 @@ class Loader:
                 tokens=self.data.pack_tokens,
                 tiles=self.data.pack_tiles,
                 samples=self.global_batch_samples / self.data.lanes,
+                exact=self.data.lanes == 1,
                 balance=self.data.balance,
             )
         for lane in self.lanes:

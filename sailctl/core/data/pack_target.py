@@ -27,10 +27,12 @@ def pack_target(
     tokens: int,
     tiles: int,
     samples: float | None = None,
+    exact: bool = False,
     balance: Balance = "sum",
 ) -> tuple[int, Target]:
     """(packs, target): how many packs hold `samples` samples of a stream like `sizes`, and what each is filled to.
 
+    They hold as many on average; `exact`, for a lane that waits for no other, in every pack where the caps allow it.
     Without `samples` one pack, as full as ranks that wait for one another can use. `sizes` must not be empty.
     """
     count = len(sizes)
@@ -40,7 +42,7 @@ def pack_target(
     room = max(room, 1.0)
     packs = 1 if samples is None else max(1, ceil(samples / room - 0.05))
     each = room if samples is None else min(samples / packs, room)
-    limit = ceil(each) if samples is not None and ceil(each) <= room else None
+    limit = ceil(each) if exact and samples is not None and ceil(each) <= room else None
     each = limit or each
     pairs = [costs.of(item) for item in sizes]
     vision, llm = (each * sum(pair[part] for pair in pairs) / count for part in (0, 1))

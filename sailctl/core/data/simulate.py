@@ -49,7 +49,7 @@ def pack_stream(
     if not lengths:
         return
     per_lane, target = pack_target(
-        lengths[:PROBED], costs, tokens=tokens, tiles=tiles, samples=samples, balance=balance
+        lengths[:PROBED], costs, tokens=tokens, tiles=tiles, samples=samples, exact=lanes == 1, balance=balance
     )
     packers: list[CostPacker[Length]] = [CostPacker(tokens, tiles, window, costs, target) for _ in range(lanes)]
     made = [0] * lanes
