@@ -16,7 +16,7 @@ _TILTS = (1.05, 1.1, 1.2)  # more vision than the mean, to make up for packs tha
 _ALIKE = 0.001  # efficiencies this close are the same, and the fuller pack is the better one
 _MUCH_WORSE = 0.005
 _WORTH_HOLDING = 0.02  # less is not worth that some samples wait
-_PACKS = 24  # to rehearse, at least
+_PACKS = 24  # to rehearse, if that is not too long
 _RANKS = 64  # that meet; the more there are, the dearer the dearest pack of a step
 
 
@@ -47,7 +47,7 @@ def pack_target(
     pairs = [costs.of(item) for item in sizes]
     vision, llm = (each * sum(pair[part] for pair in pairs) / count for part in (0, 1))
     mean = Target(vision, llm, limit, balance)
-    stage = _Rehearsal(_repeated(sizes, max(PROBED, _PACKS * ceil(each))), costs, tokens, tiles)
+    stage = _Rehearsal(_repeated(sizes, max(PROBED, min(_PACKS * ceil(each), 8 * PROBED))), costs, tokens, tiles)
     fuller = [mean] if samples is not None else [_times(mean, by, by) for by in _FULLER]
     efficiency, target = stage.best(fuller) if len(fuller) > 1 else (0.0, mean)
     if stage.has_giants(mean):
