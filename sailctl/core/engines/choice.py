@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -70,14 +71,9 @@ def choose(
     if kind != "openai" and (checkpoint is None or endpoints):
         raise UsageError(f"--engine {kind} needs --checkpoint PATH, and takes no --endpoint")
     for url in endpoints:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"--endpoint {url.rpartition('@')[2]}: give a URL such as http://host:23333/v1")
-        if parts.username is not None:
-            raise UsageError(
-                f"--endpoint …@{parts.hostname}: no user or password in a URL; put the key in the environment "
-                "and name it with --api-key-env"
-            )
+        _check_url(url)
+    if not re.fullmatch(r"[A-Za-z_]\w*", key_env, re.ASCII):  # not shown: it may well be the key
+        raise UsageError("--api-key-env: give the name of an environment variable that holds the key, not the key")
     if key_env != KEY_ENV and not os.environ.get(key_env):
         raise UsageError(f"--api-key-env {key_env}: that environment variable is not set")
     if max_cost is not None and not (price_in or price_out):
@@ -97,6 +93,24 @@ def choose(
         price_in=price_in,
         price_out=price_out,
     )
+
+
+def _check_url(url: str) -> None:
+    """Raises UsageError for what is no address, and for places where keys are put: addresses are shown and stored."""
+    shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(f"--endpoint {shown}: give a URL such as http://host:23333/v1")
+    remedy = "put the key in the environment and name it with --api-key-env"
+    if parts.username is not None:
+        raise UsageError(f"--endpoint …@{parts.hostname}: no user or password in a URL; {remedy}")
+    azure = re.fullmatch(r"(api-version=[\w.-]*)?", parts.query, re.ASCII)
+    if "#" in url or not azure:
+        raise UsageError(f"--endpoint {shown}: no query but api-version and no fragment in a URL; {remedy}")
 
 
 def open_local(choice: EngineChoice) -> Engine:
