@@ -76,6 +76,9 @@ def test_giants_meet_where_there_are_many(balance, least, gain):
     assert together >= least and together >= apart + gain
 
 
-def test_nobody_is_held_back_where_there_are_no_giants():
+def test_nobody_is_held_back_where_there_are_no_giants_or_only_one_lane():
     for balance in ("sum", "module"):
         assert pack_target(mixed(512), COSTS, tokens=16_384, tiles=48, balance=balance)[1].every == 1
+    batch = {"tokens": 16_384, "tiles": 48, "samples": 8}
+    assert pack_target(half_long(512), COSTS, **batch)[1].every > 1
+    assert pack_target(half_long(512), COSTS, **batch, exact=True)[1].every == 1

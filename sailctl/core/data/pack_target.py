@@ -50,7 +50,7 @@ def pack_target(
     stage = _Rehearsal(_repeated(sizes, max(PROBED, min(_PACKS * ceil(each), 8 * PROBED))), costs, tokens, tiles)
     fuller = [mean] if samples is not None else [_times(mean, by, by) for by in _FULLER]
     efficiency, target = stage.best(fuller) if len(fuller) > 1 else (0.0, mean)
-    if stage.has_giants(mean):
+    if not exact and stage.has_giants(mean):
         efficiency = efficiency or stage.efficiency(mean)
         held = [stage.best([replace(one, every=every) for one in fuller[:3]]) for every in _EVERY]
         together, held_back = max(held, key=lambda pair: pair[0])
