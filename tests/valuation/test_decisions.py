@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -216,6 +217,60 @@ def test_quick_leaves_equal_datasets_open() -> None:
         quick(trials, {"a": 5_000}, QuickPlan(rungs=(100, 4000), seeds=(3,)))
 
 
+def on_the_floor(full: Judge | None = None) -> Trials:
+    """All 20 questions wrong whatever was trained, with `full` at the sizes below the full one."""
+
+    def bench(trial: Trial) -> Outcome:
+        if full is not None and trial.samples == PLAN.rungs[-1]:
+            return world(full).bench((trial, 0.05 * float(np.random.default_rng(int(trial.key, 16)).normal())))
+        return Outcome(0.0, 20, np.zeros(20), ("i",))
+
+    return Trials(lambda trial: trial, bench, memo=InMemory())
+
+
+def test_on_the_floor_quick_ranks_nobody() -> None:
+    trials = on_the_floor()
+    found = quick(trials, dict.fromkeys("abcd", 5_000), QuickPlan(rungs=(100, 400, 4000), seeds=(3, 2)))
+    assert [(one.place, one.left_out) for one in found.standings] == [(1, "")] * 4
+    assert all(math.isinf(one.high - one.low) for one in found.standings)
+    assert {(one.verdict, one.p_value, one.high) for one in found.pairs} == {("open", 1.0, math.inf)}
+    assert found.stopped == "all runs of finalists score the same: nothing tells them apart"
+    assert trials.counts["trained"] == 4 * (3 + 2 + 2)  # and no dozen of seeds
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_on_the_floor_nothing_is_decided(margin: float) -> None:
+    trials, plan = on_the_floor(), replace(PLAN, margin=margin)
+    rulings = [one.ruling for one in incremental(trials, GROUPS, {"x": 400, "y": 400}, plan).decisions]
+    if not margin:
+        composed = compose(trials, GROUPS, plan)
+        assert composed.mixture == GROUPS
+        rulings += [one.ruling for one in composed.decisions]
+    for one in rulings:
+        assert (one.finding, one.rung, one.effect, one.p_value) == ("undecided", 2, 0.0, 1.0)
+        assert math.isinf(one.high - one.low) and one.seeds <= 4
+        assert one.reason == "its runs and the baseline's all score 0.00"
+
+
+def test_small_rungs_on_the_floor_give_up_on_nobody_and_leave_the_full_size_its_doubt() -> None:
+    found = compose(on_the_floor(by_group), GROUPS, PLAN)
+    assert {one.group: one.choice for one in found.decisions} == {"good": "keep", "bad": "halve", "rest": "keep"}
+    assert {one.ruling.rung for one in found.decisions} == {2}
+    arms = Arms(on_the_floor(lambda shares: 0.0), PLAN.rungs)
+    arms.add("a", GROUPS)
+    for rung, seeds in ((0, 6), (2, 2)):
+        arms.bring_to({0: seeds}, rung)
+    one = arms.fit(2)
+    assert one is not None and arms.run_variance(1.0) == one.variance > 1e-6
+
+
+def test_equal_means_share_a_place() -> None:
+    scores = {"a": 40.0, "b": 40.0, "c": 30.0}
+    trials = Trials(lambda trial: next(iter(trial.mixture)), lambda name: Outcome(scores[name], 20))
+    found = quick(trials, dict.fromkeys(scores, 100), QuickPlan(rungs=(100,), seeds=()))
+    assert [(one.dataset, one.place) for one in found.standings] == [("a", 1), ("b", 1), ("c", 3)]
+
+
 def test_joint_proposes_what_the_runs_promise() -> None:
     rng = np.random.default_rng(0)
     observed = []
@@ -232,6 +287,8 @@ def test_joint_proposes_what_the_runs_promise() -> None:
     assert found.gain > 0 and found.error > 0
     with pytest.raises(UsageError, match="one mixture"):
         propose([Observed(GROUPS, 1.0)] * 3, GROUPS)
+    with pytest.raises(UsageError, match=r"all 10 runs score 0.00: a joint fit needs scores that differ"):
+        propose([replace(one, score=0.0) for one in observed], GROUPS)
     with pytest.raises(UsageError, match="needs 3"):
         propose(observed[:2], GROUPS)
 

@@ -385,6 +385,24 @@ def test_where_one_trial_fails_others_go_on_and_the_reason_is_said(
     assert all(one["seeds"] >= 2 for one in result["ranking"])
 
 
+def test_where_all_score_the_same_nobody_is_recommended(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, lambda trial: False)
+    monkeypatch.setattr(Spec, "bench", lambda self, trained: Outcome(0.0, 10))
+    options = (*SMALL, "--rungs", 24, "--workers", 1, "--workspace", tmp_path)
+    ranked = sailctl("quick-eval", *TWO, *options)
+    assert ranked.exit_code == 0 and "next:" not in ranked.stderr, ranked.output
+    assert "nobody is ahead: first, second score the same; train longer" in ranked.stdout
+    assert "0.00 to 0.00" not in ranked.stdout
+    composed = sailctl("compose-eval", *MIXED, *options)
+    assert composed.exit_code == 0 and "next:" not in composed.stderr, composed.output
+    assert "undecided" in composed.stdout and "keep" not in composed.stdout
+    monkeypatch.setattr(Spec, "bench", lambda self, trained: Outcome(10.0 * ("second" in trained[0].mixture), 10))
+    ranked = sailctl("quick-eval", *TWO, *options, "--workspace", tmp_path / "other")
+    assert "next: sailctl pretrain --stage alignment --recipe recipe --data data/second.jsonl" in ranked.stderr
+
+
 def test_a_mixture_is_composed_and_grown_by_the_papers_rule(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,8 +497,9 @@ def test_the_tiny_recipe_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert record["stopped"] == "the budget is out" and record["cost"]["samples"] == 256
     assert {one["dataset"] for one in record["ranking"]} == {"data-0", "data-1"}
     assert "cost: 4 trials, 256 samples" in first.stdout
-    best = record["ranking"][0]["dataset"]
-    assert f"next: sailctl pretrain --stage alignment --data {best}" in first.stderr
+    ahead = [one["dataset"] for one in record["ranking"] if one["place"] == 1]
+    named = f"next: sailctl pretrain --stage alignment --data {ahead[0]}" in first.stderr
+    assert named == (len(ahead) == 1)  # so little training may leave both at 0
 
     began = time.perf_counter()
     second = json.loads(sailctl(*words, "--json").stdout)

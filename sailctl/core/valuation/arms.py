@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sailctl.core.errors import UsageError
-from sailctl.core.valuation.effects import Fit, fit
+from sailctl.core.valuation.effects import FLOOR, Fit, fit
 from sailctl.core.valuation.seam import Outcome, Trial, Trials, allot, trial_seed
 
 MOST_FAILURES = 2  # failed trials of one arm on one rung after which it is given up
+SAME = 1e-9  # points; scores that differ by less are equal
 
 
 class Arms:
@@ -66,6 +67,26 @@ class Arms:
         """Whether more trials failed than an arm may have."""
         return self._tried[arm, rung] - self.count(arm, rung) > MOST_FAILURES
 
+    def blank(self, rung: int) -> bool:
+        """Whether all runs of all arms score the same, as on a suite's floor: the rung says nothing of any arm."""
+        scores = [outcome.score for results in self._runs[rung].values() for _, outcome in results]
+        return bool(scores) and max(scores) - min(scores) < SAME
+
+    def spreads(self, rung: int) -> bool:
+        """Whether any arm's runs differ, so that the luck of a run can be told."""
+        return any(
+            max(outcome.score for _, outcome in results) - min(outcome.score for _, outcome in results) >= SAME
+            for results in self._runs[rung].values()
+            if results
+        )
+
+    def tied(self, arm: int, baseline: int, rung: int) -> bool:
+        """Whether two arms score the same and neither luck nor items are seen to vary: then no doubt can be told."""
+        if not self.count(arm, rung) or not self.count(baseline, rung) or self.spreads(rung):
+            return False
+        gap = self.score(arm, rung) - self.score(baseline, rung)
+        return abs(gap) < SAME and self.item_variance(arm, baseline, rung) <= FLOOR
+
     def missing(self, wanted: Mapping[int, int], rung: int) -> list[Trial]:
         """The trials that bring each arm to the number of runs wanted, if none fails."""
         trials = []
@@ -112,12 +133,12 @@ class Arms:
     def run_variance(self, otherwise: float) -> float:
         """Variance of a run over all rungs, for counting information: steadier than that of a few full-size runs.
 
-        `otherwise` where no arm has two runs.
+        `otherwise` where no arm has two runs. Rungs on which all score the same do not count.
         """
         fits: list[Fit] = []
         for rung in range(len(self.rungs)):
             some = next((arm for arm, results in self._runs[rung].items() if results), None)
-            if some is not None and (one := self.fit(rung, some)) is not None:
+            if some is not None and not self.blank(rung) and (one := self.fit(rung, some)) is not None:
                 fits.append(one)
         freedom = sum(one.freedom for one in fits)
         return sum(one.variance * one.freedom for one in fits) / freedom if freedom else otherwise

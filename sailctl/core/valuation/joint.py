@@ -57,7 +57,7 @@ def propose(observed: Sequence[Observed], base: Mapping[str, int], *, explore: f
     """Fit all mixtures and propose which groups to halve in the next one.
 
     Among all sets of halvings the one with the highest gain + `explore` x error is taken that was not tried yet.
-    Raises UsageError below three runs, for one mixture only, or for more than 16 groups.
+    Raises UsageError below three runs, for one mixture only, where all score the same, or for more than 16 groups.
     """
     groups = list(base)
     if len(groups) > 16:
@@ -68,6 +68,8 @@ def propose(observed: Sequence[Observed], base: Mapping[str, int], *, explore: f
     y_N = np.array([one.score for one in observed])
     if np.ptp(x_NG, axis=0).max() < 1e-9:
         raise UsageError("all runs are of one mixture: a joint fit needs different ones")
+    if np.ptp(y_N) < 1e-9:
+        raise UsageError(f"all {len(y_N)} runs score {y_N[0]:.2f}: a joint fit needs scores that differ")
     centre_G, level = x_NG.mean(axis=0), float(y_N.mean())
     slopes_G, covariance_GG, freedom = _shrunk(x_NG - centre_G, y_N - level)
     half = t_quantile(0.975, freedom) * np.sqrt(np.diag(covariance_GG))

@@ -16,6 +16,7 @@ from sailctl.core.scaling.correlation import kendall
 from sailctl.core.scaling.distributions import t_quantile
 from sailctl.core.valuation.arms import Arms, place
 from sailctl.core.valuation.effects import FLOOR
+from sailctl.core.valuation.race import LEAST_FREEDOM
 from sailctl.core.valuation.seam import Trials
 from sailctl.core.valuation.sequential import Spending, planned_information
 from sailctl.core.valuation.surrogate import View, believe
@@ -56,7 +57,8 @@ class QuickPlan:
 class Standing:
     """One dataset's place: mean score in points on the last rung it ran, with a 95% interval for its runs' luck.
 
-    `left_out` says why it went no further; then nothing is claimed about it at the full size.
+    Equal scores share a place. Where no runs differ their luck is unknown, and the interval is endless. `left_out` says
+    why it went no further; then nothing is claimed about it at the full size.
     """
 
     dataset: str
@@ -137,10 +139,11 @@ def quick(trials: Trials, datasets: Mapping[str, int], plan: QuickPlan, *, paren
     pairs: list[PairVerdict] = []
     if not stopped:
         pairs, stopped = _final(arms, field, plan)
-    order = sorted(
-        range(len(datasets)), key=lambda arm: (-_rung(arms, arm), -_number(arms.score(arm, _rung(arms, arm))))
+    ranks = [_rank(arms, arm) for arm in range(len(datasets))]
+    order = sorted(range(len(datasets)), key=ranks.__getitem__)
+    standings = tuple(
+        _standing(arms, arm, 1 + sum(one < ranks[arm] for one in ranks), left_out.get(arm, "")) for arm in order
     )
-    standings = tuple(_standing(arms, arm, number, left_out.get(arm, "")) for number, arm in enumerate(order, 1))
     return Ranking(standings, tuple(pairs), _agreement(arms), stopped, trials.used, trials.trained)
 
 
@@ -154,7 +157,7 @@ def _drop(arms: Arms, field: Sequence[int], rung: int, plan: QuickPlan) -> dict[
     views = [
         View(at, one, {place(arm, leader): arm for arm in ranked})
         for at in range(rung + 1)
-        if (one := arms.fit(at, leader)) is not None
+        if not arms.blank(at) and (one := arms.fit(at, leader)) is not None
     ]
     belief = believe(views, len(arms.names), arms.full, plan.worth)
     for arm in ranked[max(plan.finalists, math.ceil(len(ranked) / 2)) :]:
@@ -184,10 +187,21 @@ def _final(arms: Arms, field: Sequence[int], plan: QuickPlan) -> tuple[list[Pair
         if all(one.verdict != "open" for one in found.values()):
             stopped = "all finalists are told apart"
             break
-        if all(one.verdict != "open" or tests[pair].finished for pair, one in found.items()):
+        tied = _tied(arms, pairs)
+        if all(one.verdict != "open" or pair in tied or tests[pair].finished for pair, one in found.items()):
             stopped = f"a difference of {plan.worth} would have shown"
+            if tied:
+                stopped = "all runs of finalists score the same: nothing tells them apart"
             break
     return [found[pair] for pair in pairs if pair in found], stopped
+
+
+def _tied(arms: Arms, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Pairs of which further runs are not worth waiting for: enough of them all came out the same."""
+    one = arms.fit(arms.full, pairs[0][0])
+    if one is None or one.freedom < LEAST_FREEDOM:
+        return set()
+    return {pair for pair in pairs if arms.tied(*pair, arms.full)}
 
 
 def _pair(arms: Arms, first: int, second: int, test: Spending, plan: QuickPlan) -> PairVerdict:
@@ -196,6 +210,8 @@ def _pair(arms: Arms, first: int, second: int, test: Spending, plan: QuickPlan) 
     at, extra = place(first, second), arms.item_variance(first, second, arms.full)
     if one is None or not one.freedom or not one.seen_A[at]:
         return PairVerdict(*names, math.nan, -math.inf, math.inf, 1.0, "open")
+    if arms.tied(first, second, arms.full):
+        return PairVerdict(*names, 0.0, -math.inf, math.inf, 1.0, "open")
     scale = arms.run_variance(plan.worth**2) / one.variance
     level, _ = test.look(1 / (one.covariance_AA[at, at] * scale + extra + FLOOR), one.freedom)
     above = one.p_above(at, 0.0, extra)
@@ -208,7 +224,7 @@ def _standing(arms: Arms, arm: int, number: int, left_out: str) -> Standing:
     rung = max(0, _rung(arms, arm))
     seeds, score = arms.count(arm, rung), arms.score(arm, rung)
     one = arms.fit(rung, arm) if seeds else None
-    if one is None or not one.freedom:
+    if one is None or not one.freedom or not arms.spreads(rung):
         return Standing(arms.names[arm], number, score, -math.inf, math.inf, seeds, arms.rungs[rung], left_out)
     half = t_quantile(0.975, one.freedom) * math.sqrt(one.variance / seeds)
     return Standing(arms.names[arm], number, score, score - half, score + half, seeds, arms.rungs[rung], left_out)
@@ -229,5 +245,8 @@ def _rung(arms: Arms, arm: int) -> int:
     return max((rung for rung in range(len(arms.rungs)) if arms.count(arm, rung)), default=-1)
 
 
-def _number(score: float) -> float:
-    return -math.inf if math.isnan(score) else score
+def _rank(arms: Arms, arm: int) -> tuple[int, float]:
+    """Less is better: the size that was reached, then the score there, up to rounding."""
+    rung = _rung(arms, arm)
+    score = arms.score(arm, rung)
+    return -rung, math.inf if math.isnan(score) else -round(score, 9)

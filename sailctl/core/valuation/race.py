@@ -109,10 +109,11 @@ class Race:
         swap = {screened: arm for arm, screened in (hints or {}).items()}
         views = []
         for rung in range(self.arms.full):
-            if (one := self.arms.fit(rung)) is not None:
+            if not self.arms.blank(rung) and (one := self.arms.fit(rung)) is not None:
                 views.append(View(rung, one, {arm: swap.get(arm, arm) for arm in range(1, len(self.arms.names))}))
-        if (one := self.arms.fit(self.arms.full, baseline)) is not None:
-            views.append(View(self.arms.full, one, {place(arm, baseline): arm for arm in judged}))
+        full = self.arms.full
+        if not self.arms.blank(full) and (one := self.arms.fit(full, baseline)) is not None:
+            views.append(View(full, one, {place(arm, baseline): arm for arm in judged}))
         return believe(views, len(self.arms.names), self.arms.full, self.plan.worth)
 
     def screen(self, candidates: Sequence[int]) -> tuple[list[int], list[Ruling]]:
@@ -184,6 +185,9 @@ class Race:
                 reason = ""
                 if one is None or self.arms.failed(arm, full) or self.arms.failed(baseline, full):
                     finding, reason = "undecided", "its trials failed"
+                elif self.arms.tied(arm, baseline, full):  # no look: a run that differs may yet come
+                    if one.freedom >= LEAST_FREEDOM or seeds >= plan.most_seeds:
+                        finding = "undecided"
                 else:
                     extra = self.arms.item_variance(arm, baseline, full)
                     at = place(arm, baseline)
@@ -225,6 +229,10 @@ class Race:
         seeds = self.arms.count(arm, rung)
         if one is None or not seeds:
             return Ruling(arm, finding, math.nan, -math.inf, math.inf, 1.0, 0.0, seeds, rung, reason, looks)
+        if self.arms.tied(arm, baseline, rung):
+            alike = f"its runs and the baseline's all score {self.arms.score(arm, rung):.2f}"
+            reason = f"{reason}; {alike}" if reason else alike
+            return Ruling(arm, finding, 0.0, -math.inf, math.inf, 1.0, 0.0, seeds, rung, reason, looks)
         at, extra = place(arm, baseline), self.arms.item_variance(arm, baseline, rung)
         p_value, level = looks[-1][1:] if looks else (one.p_above(at, -self.plan.margin, extra), 0.0)
         low, high = one.interval(at, level or alpha, extra)

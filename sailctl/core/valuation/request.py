@@ -274,6 +274,7 @@ class EvalRequest:
         return {
             "command": self.command,
             "strategy": self.strategy,
+            "rules": 2,  # what was decided by other ones is decided anew
             "plan": verdicts.plan_of(plan),
             "fdr": self.fdr,
             "budget": self.budget,

@@ -45,6 +45,10 @@ def shown(result: Mapping[str, Any], out: Path) -> Verdict:
             lines.append(
                 f"order from {sizes} samples: Kendall's tau {one['tau']:+.2f} over {count} datasets (p {one['p']:.3f})"
             )
+    if ahead := _shared_first(result):
+        lines.append(
+            f"nobody is ahead: {', '.join(ahead)} score the same; train longer, or ask more or easier questions"
+        )
     if result.get("stopped"):
         lines.append(f"stopped: {result['stopped']}")
     cost = result["cost"]
@@ -109,10 +113,13 @@ def remarks(result: Mapping[str, Any]) -> list[str]:
 
 
 def next_command(request: EvalRequest, out: Path, result: Mapping[str, Any]) -> str | None:
-    """Train on what was decided."""
+    """Train on what was decided; None where nothing was."""
     if "gain" in result:  # a guess is to be tried, not to be trained on
         words = ["sailctl", "compose-eval", "--mixture", str(out / MIXTURE), "--stage", request.stage]
         return shlex.join(words + (["--checkpoint", request.checkpoint] if request.checkpoint else []))
+    choices = {one["choice"] for one in result.get("decisions", ())}
+    if _shared_first(result) or choices == {"undecided"}:
+        return None
     words = ["sailctl", *_stage_words(request.stage)]
     words += ["--recipe", request.recipe] if request.recipe else []
     words += ["--checkpoint", request.checkpoint] if request.checkpoint else []
@@ -121,6 +128,12 @@ def next_command(request: EvalRequest, out: Path, result: Mapping[str, Any]) -> 
     best = result["ranking"][0]["dataset"]
     found = dict(zip(result["datasets"], request.data, strict=True)).get(best)
     return None if found is None else shlex.join([*words, "--data", found])
+
+
+def _shared_first(result: Mapping[str, Any]) -> list[str]:
+    """The datasets that share the first place of a ranking, where it is shared."""
+    first = [one["dataset"] for one in result.get("ranking", ()) if one["place"] == 1]
+    return first if len(first) > 1 else []
 
 
 def _stage_words(stage: str) -> list[str]:
