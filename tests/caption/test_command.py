@@ -120,7 +120,10 @@ def test_the_plan_asks_nothing_and_writes_nothing(data: Path, tmp_path: Path, en
         (("--engine", "local"), "--engine local needs --checkpoint PATH"),
         (("--endpoint", "h:1", "--model", "m"), "--endpoint h:1: give a URL such as http://host:23333/v1"),
         (("--endpoint", "http://me:secret@h:1", "--model", "m"), "--endpoint …@h: no user or password in a URL"),
-        (("--endpoint", "http://h/v1?api_key=secret", "--model", "m"), "--endpoint http://h/v1: no query but api-version"),
+        (
+            ("--endpoint", "http://h/v1?api_key=secret", "--model", "m"),
+            "--endpoint http://h/v1: no query but api-version",
+        ),
         (("--endpoint", "http://h/v1?api-version=1&k=secret", "--model", "m"), "name it with --api-key-env"),
         (("--endpoint", "http://h/v1#secret", "--model", "m"), "and no fragment in a URL"),
         (("--endpoint", "h?api_key=secret", "--model", "m"), "--endpoint h: give a URL such as"),

@@ -217,6 +217,12 @@ def test_a_dead_endpoint_and_the_limit_are_told_at_the_end(data: Path, tmp_path:
     assert re.search(r"\nwarning: http://127.0.0.1:9/v1 gave no answer of use \(connect \d+\)\n", stdout)
 
 
+def test_waiting_for_the_last_answers_is_not_the_clients_limit(data: Path, tmp_path: Path, stub: Stub) -> None:
+    stub.control(mean_s=0.8, metrics="")
+    stdout, _ = finish(start(data, tmp_path / "out", stub.url))  # all questions are sent at once
+    assert f"this run: {ALL} samples" in stdout and "the limit was" not in stdout
+
+
 def test_the_key_is_nowhere_to_be_seen(data: Path, tmp_path: Path, stub: Stub) -> None:
     """Not in a file of the job's, not in what is printed, not in any process's title while it runs."""
     poison = digest([picture(3, 12, 10)], PROMPT)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from sailctl.core.engines.ask import Ask
+from sailctl.core.engines.faults import Fault
 from sailctl.core.engines.pool import HttpPool, PoolOptions
 from sailctl.core.engines.server_metrics import Load, Watch, judge, read_load
 from tests.engines.helpers_pool import question
@@ -68,6 +70,64 @@ def test_what_holds_questions_back_is_named_where_nothing_else_is_slow() -> None
         assert judge(load, 100, starved=False, busy=0.2, held_back=full) == limit
     assert judge(Load(64, 30), 100, starved=False, busy=0.95, held_back=full) == "client"
     assert judge(Load(1, 0), 1, starved=True, busy=0.2, held_back=rate) == rate
+
+
+def test_many_failures_come_before_anything_else() -> None:
+    for load, rate in ((None, ""), (Load(64, 30), ""), (Load(95, 0), "--requests-per-minute")):
+        assert judge(load, 100, starved=True, busy=0.95, held_back=rate, failing=True) == "server errors"
+
+
+@pytest.mark.parametrize(
+    ("kind", "failed", "limit"),
+    [
+        ("timeout", 1, "server errors"),
+        ("status_5xx", 3, "server errors"),
+        ("empty", 1, "unknown"),
+        ("reset", 0, "unknown"),
+    ],
+)
+def test_requests_that_fail_are_the_limit_even_at_the_end(kind: str, failed: int, limit: str) -> None:
+    async def run() -> str:
+        pool = HttpPool(["http://host"], "stub")  # it does not run: there is nothing to ask
+        (endpoint,), now = pool.endpoints, time.monotonic()
+        for number in range(4):
+            endpoint.begin(now)
+            if number < failed:
+                endpoint.failed(now + 1, 1.0, Fault(kind, ""))
+            else:
+                endpoint.answered(now + 1, 1.0, None)
+        await pool._watch.look(busy=0.1)
+        assert pool._watch._votes.total() == (limit != "unknown")
+        await pool._watch.look(busy=0.1)  # nothing failed since
+        assert pool._watch._votes.total() == (limit != "unknown")
+        return pool.snapshot().limit_by
+
+    assert asyncio.run(run()) == limit
+
+
+def test_the_tail_is_nobodys_fault() -> None:
+    async def run(url: str) -> list[str]:
+        pool = HttpPool([url], "stub", options=PoolOptions(in_flight=16))
+
+        async def asks() -> AsyncIterator[Ask]:
+            yield question(0)
+            await asyncio.Event().wait()
+
+        outcomes = pool.run(asks())
+        waiting = asyncio.ensure_future(anext(outcomes))
+        while not pool.starved or not pool.in_flight:
+            await asyncio.sleep(0.01)
+        told = []
+        for pool.asker_waits in (True, False):
+            await pool._watch.look(busy=0.1)
+            told.append(pool.snapshot().limit_by)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await pool.close()
+        return told
+
+    with Stub(faults={"hang": 1.0}, metrics="") as stub:
+        assert asyncio.run(run(stub.url)) == ["unknown", "client"]
 
 
 @pytest.mark.parametrize(

@@ -134,9 +134,16 @@ class Pipeline:
                 await self._draw()
             elif self._pending:
                 self._woken.clear()
+                self._tell_engine(waits=True)
                 await self._woken.wait()
+                self._tell_engine(waits=False)
             else:
                 return
+
+    def _tell_engine(self, *, waits: bool) -> None:
+        """Whether there is no question before something is answered: then its free slots are not our doing."""
+        if hasattr(self.engine, "asker_waits"):
+            self.engine.asker_waits = waits
 
     async def _draw(self) -> None:
         """Take the next batch; the one after it is being read meanwhile."""

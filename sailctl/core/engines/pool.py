@@ -82,7 +82,7 @@ class PoolSnapshot:
     completion_tokens: int
     cost: float
     endpoints: dict[str, EndpointSnapshot]
-    limit_by: str  # client | server preprocessing | server GPU | one of the options below | unknown
+    limit_by: str  # client | server errors | server preprocessing | server GPU | one of the options below | unknown
 
 
 class HttpPool:
@@ -128,6 +128,7 @@ class HttpPool:
             None if (rate := getattr(options, name)) is None else Bucket(rate, now, name=name) for name in rates
         )
         self.on_usage: OnUsage = _ignore
+        self.asker_waits = False  # whoever asks may say so: that it has no question before something is answered
         self.num_requests = self.num_retries = self.num_hedges = 0
         self._answered = self._given_up = 0
         self._seconds: deque[float] = deque(maxlen=HEDGE_SAMPLES)
@@ -204,8 +205,8 @@ class HttpPool:
 
     @property
     def draining(self) -> bool:
-        """Whether the last question has been drawn."""
-        return self._run is None or self._run.asks_exhausted
+        """Whether the last question has been drawn, or the last one before something is answered."""
+        return self._run is None or self._run.asks_exhausted or self.asker_waits
 
     @property
     def held_back(self) -> str:

@@ -2,7 +2,8 @@
 
 vLLM and LMDeploy tell how many requests are in the batch and how many wait for a place in it. What we have in flight
 and they do not know of yet is being received, decoded and prepared. Waiting requests mean a busy GPU; many unknown ones
-mean that preparing is slow; neither means that more could be sent.
+mean that preparing is slow; neither means that more could be sent. Where many requests fail, that is the limit. The
+tail, when there is nothing more to ask, is nobody's fault.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sailctl.core.engines.faults import ENDPOINT
+
 if TYPE_CHECKING:
     from sailctl.core.engines.pool import HttpPool
 
@@ -20,6 +23,7 @@ FIRST_S, EVERY_S = 0.5, 5.0  # the time between two looks doubles from the one t
 BUSY = 0.9  # of a core, used by this process's event loop: the client can do no more
 QUEUED = 0.05  # of the batch
 PREPARING = 0.25  # of what is in flight there
+FAILING = 0.25  # of the requests that end: so many failures cost more time than anything else
 MISSES = 3  # looks without metrics in a row, after which a server is taken to have none
 FORGET = 0.9  # of the votes so far, at each vote
 
@@ -62,11 +66,15 @@ def read_load(text: str) -> Load | None:
     return Load(running, waiting) if found else None
 
 
-def judge(load: Load | None, in_flight: int, *, starved: bool, busy: float, held_back: str = "") -> str:
+def judge(
+    load: Load | None, in_flight: int, *, starved: bool, busy: float, held_back: str = "", failing: bool = False
+) -> str:
     """The limit at one moment, as one server shows it; `busy` is the share of a core the client's loop uses.
 
     `held_back` is the option that keeps more from being sent: a rate always counts, full slots where nothing is slow.
     """
+    if failing:
+        return "server errors"
     if held_back.endswith("-per-minute"):
         return held_back
     if starved or busy > BUSY:
@@ -88,6 +96,7 @@ class Watch:
         self._every_s = every_s
         self._votes: Counter[str] = Counter()
         self._misses: Counter[str] = Counter()  # looks in vain, by endpoint
+        self._failed = self._ended = 0  # requests, up to the last look
 
     @property
     def limit_by(self) -> str:
@@ -103,11 +112,13 @@ class Watch:
             pause_s = min(2 * pause_s, self._every_s)
             then, before = at, used
             at, used = time.monotonic(), time.thread_time()
-            if not self._pool.draining:  # a pool that runs empty is limited by nobody
-                await self.look((used - before) / (at - then))
+            await self.look((used - before) / (at - then))
 
     async def look(self, busy: float) -> None:
         """One look at all servers."""
+        failing = self._failing()
+        if self._pool.draining and not failing:  # a pool that runs empty is limited by nobody
+            return
         starved, held_back = self._pool.starved, self._pool.held_back
         votes: Counter[str] = Counter()
         for endpoint in self._pool.endpoints:
@@ -116,7 +127,16 @@ class Watch:
                 text = await endpoint.client.metrics()
                 load = None if text is None else read_load(text)
                 self._misses[endpoint.name] = self._misses[endpoint.name] + 1 if load is None else 0
-            votes[judge(load, endpoint.in_flight, starved=starved, busy=busy, held_back=held_back)] += 1
+            limit = judge(load, endpoint.in_flight, starved=starved, busy=busy, held_back=held_back, failing=failing)
+            votes[limit] += 1
         for name in self._votes:
             self._votes[name] *= FORGET  # type: ignore[assignment]
         self._votes[votes.most_common(1)[0][0]] += 1
+
+    def _failing(self) -> bool:
+        """Whether servers failed many of the requests that ended since the last look."""
+        errors = [item for endpoint in self._pool.endpoints for item in endpoint.errors.items()]
+        failed = sum(count for kind, count in errors if kind in ENDPOINT)
+        ended = sum(endpoint.ok for endpoint in self._pool.endpoints) + sum(count for _, count in errors)
+        of_late, self._failed, self._ended = (failed - self._failed, ended - self._ended), failed, ended
+        return of_late[0] > 0 and of_late[0] >= FAILING * of_late[1]
