@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from sailctl.core import workers
 from sailctl.core.errors import MissingExtra, SailctlError, UsageError
-from sailctl.core.workers import map_parts, stop_signals
+from sailctl.core.workers import StopAsked, map_parts, stop_signals
 
 
 def name_and_process(part: str) -> tuple[str, int]:
@@ -100,6 +102,42 @@ def test_the_first_signal_only_asks() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
+
+
+def test_asking_ends_a_wait_and_those_after_it() -> None:
+    with stop_signals() as stop:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        for _ in range(2):
+            with pytest.raises(StopAsked), stop.ending_waits():
+                threading.Event().wait(20)
+    with stop_signals() as stop, stop.ending_waits():
+        assert not stop()
+
+
+STOPPABLE = """
+import signal, sys, time
+from sailctl.core.workers import stop_signals
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[1] == "ignored" else signal.default_int_handler)
+with stop_signals(lambda line: print(line, flush=True)):
+    print("begun", flush=True)
+    time.sleep(20)
+    time.sleep(20)
+"""
+
+
+@pytest.mark.parametrize(
+    ("inherited", "first", "second"),
+    [("default", "SIGINT", "SIGTERM"), ("default", "SIGTERM", "SIGINT"), ("ignored", "SIGINT", "SIGINT")],
+)
+def test_a_second_signal_of_either_kind_ends_the_process(inherited: str, first: str, second: str) -> None:
+    command = [sys.executable, "-c", STOPPABLE, inherited]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(getattr(signal, first))
+        told = f"{first}: stopping once what is done is saved; a second signal stops at once\n"
+        assert process.stdout.readline() == told
+        process.send_signal(getattr(signal, second))
+        assert process.wait(5) == -getattr(signal, second)
 
 
 class TestRay:

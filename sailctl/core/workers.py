@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import shutil
 import signal
 import tempfile
@@ -55,29 +56,74 @@ def map_parts(
     return _in_processes(function, parts, tick)
 
 
+class StopAsked(BaseException):
+    """Ends a wait because a signal asked to stop; no Exception, so that nothing on its way takes it for a failure."""
+
+
+class Stop:
+    """Whether a signal has asked to stop: call it."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._ends_waits = False
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    @contextlib.contextmanager
+    def ending_waits(self) -> Iterator[None]:
+        """In this block, for the main thread alone, a wish to stop raises StopAsked, also one of before."""
+        self._ends_waits = True
+        try:
+            if self._asked:
+                raise StopAsked
+            yield
+        finally:
+            self._ends_waits = False
+
+    def _ask(self, before: dict[signal.Signals, Any]) -> None:
+        self._asked = True
+        for number, handler in before.items():  # what is ignored, as in a script's background, could not end anything
+            signal.signal(number, signal.SIG_DFL if handler == signal.SIG_IGN else handler)
+        if self._ends_waits:
+            raise StopAsked
+
+
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block the first SIGINT or SIGTERM only asks to stop; a second one acts as it would have before.
+def stop_signals(say: Callable[[str], None] | None = None) -> Iterator[Stop]:
+    """Within the block the first SIGINT or SIGTERM only asks to stop, and `say` is told so; a second one, of either
+    kind, acts as it would have before, and never is ignored.
 
     Outside the main thread, where Python allows no handlers, the answer is always no.
     """
-    asked = threading.Event()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield stop
         return
+    # said by a thread: a handler may run in the middle of another line
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def tell() -> None:
+        if (line := told.get()) and say is not None:
+            say(line)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, _frame: object) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)])
+        told.put(f"{signal.Signals(number).name}: stopping once what is done is saved; a second signal stops at once")
+        stop._ask(before)
 
     for number in before:
         signal.signal(number, handle)
     try:
-        yield asked.is_set
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        told.put("")
+        teller.join()
 
 
 def _call(function: Callable[[Part], Result], part: Part) -> _Reply:

@@ -177,7 +177,7 @@ def test_bootstrap_makes_the_chain_of_parents_and_finishes_one_it_had_begun(
     def stop_once(job: run.Job) -> None:
         calls.append(job)
         if len(calls) == 1:
-            job.stop_requested = lambda: True
+            job.report = lambda row: os.kill(os.getpid(), signal.SIGTERM)
         real(job)
 
     monkeypatch.setattr(run, "run_loop", stop_once)

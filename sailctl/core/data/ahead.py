@@ -27,8 +27,8 @@ class Ahead(Loader):
     _state: dict[str, Any] | None = None
 
     def __next__(self) -> Step:
-        making = self._next or _Making(self._make)
-        step, self._state = making.result()
+        self._next = self._next or _Making(self._make)
+        step, self._state = self._next.result()
         self._next = _Making(self._make)
         return step
 
@@ -43,6 +43,7 @@ class Ahead(Loader):
     def close(self) -> None:
         """Stop the workers and close the shards; a step being made is dropped."""
         if self._next is not None:
+            self._dismiss_workers()  # it may wait for them, and they for a store
             self._next.thread.join(_CLOSE_S)
         super().close()
 

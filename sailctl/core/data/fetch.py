@@ -12,8 +12,10 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
+from socket import SHUT_RDWR, socket, socketpair
 from typing import Any
 
 import numpy as np
@@ -96,20 +98,32 @@ def worker_context(modules: Sequence[str]) -> BaseContext:
     return context
 
 
-def start_worker(worker: int) -> None:
-    """Set up a worker process: stopping is the parent's decision, its death is ours, and one thread is enough.
+class Line:
+    """The way between a trainer and its worker processes: once it is shut, or the trainer is gone, they end."""
 
-    SIGINT and SIGTERM reach the whole group when a user or a cluster stops a run; the parent still needs this worker to
-    finish its step and save.
+    def __init__(self) -> None:
+        self._ours, self.theirs = socketpair()
+
+    def shut(self) -> None:
+        """End the workers, also those that wait for a store."""
+        self._ours.shutdown(SHUT_RDWR)
+        self._ours.close()
+        self.theirs.close()
+
+
+def start_worker(worker: int, line: socket) -> None:
+    """Set up a worker process: stopping is the trainer's decision, its death is ours, and one thread is enough.
+
+    SIGINT and SIGTERM reach the whole group when a user or a cluster stops a run; the trainer still needs this worker
+    to finish its step and save. `line` leads to the trainer, whose end is ours.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if (parent := multiprocessing.parent_process()) is not None:
-        # the parent of a fork server's child is the server, which would outlive a killed trainer: watch the trainer
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
 
 
-def _die_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+def _end_with(line: socket) -> None:
+    with suppress(OSError):
+        line.recv(1)  # nothing is ever sent: the trainer has shut it, or is gone
+    os._exit(0)

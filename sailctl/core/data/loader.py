@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from sailctl.core.data.choose import CostPacker, Costs, Target
 from sailctl.core.data.encode import SampleEncoder
-from sailctl.core.data.fetch import Fetched, Fetcher, start_worker, worker_context
+from sailctl.core.data.fetch import Fetched, Fetcher, Line, start_worker, worker_context
 from sailctl.core.data.lane import Lane
 from sailctl.core.data.order import Mixture, Order, Ref
 from sailctl.core.data.pack_target import PROBED, pack_target
@@ -93,6 +94,7 @@ class Loader:
         self.packs_per_lane = 0  # with the target: chosen before the first step, kept in the state
         self.target: Target | None = None
         self._prefetched: Iterator[Fetched] | None = None
+        self._line: Line | None = None  # to the worker processes
         self.unreported: list[dict[str, Any]] = []  # rejects of a step that did not come about
 
     @property
@@ -184,9 +186,10 @@ class Loader:
             step_samples = self.global_batch_samples * len(self.lanes) / self.data.lanes
             step_bytes = len(self.lanes) * self.packs_per_lane * self.data.pack_tiles * 3 * self.encoder.tile_size**2
             ahead = max(2 * workers, int(step_samples * min(2.0, _PREFETCH_BYTES / step_bytes)))
+            self._line = Line()
             options = {
                 "multiprocessing_context": self._context,
-                "worker_init_fn": start_worker,
+                "worker_init_fn": partial(start_worker, line=self._line.theirs),
                 "prefetch_factor": math.ceil(ahead / workers),
             }
         return DataLoader(
@@ -258,11 +261,17 @@ class Loader:
 
     def close(self) -> None:
         """Stop the workers and close the shards; the loader cannot go on afterwards."""
+        self._dismiss_workers()
         shut_down = getattr(self._prefetched, "_shutdown_workers", None)
         if shut_down is not None:
             shut_down()
         for source in self.sources:
             source.close()
+
+    def _dismiss_workers(self) -> None:
+        if self._line is not None:
+            self._line.shut()
+            self._line = None
 
     def __enter__(self) -> Loader:
         return self

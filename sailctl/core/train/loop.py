@@ -15,6 +15,7 @@ from sailctl.core.train.backend import Backend
 from sailctl.core.train.meter import Meter
 from sailctl.core.train.schedule import Budget, learning_rate
 from sailctl.core.train.step import GlobalStep, draw
+from sailctl.core.workers import Stop
 
 if TYPE_CHECKING:
     from sailctl.core.data.loader import Loader, Step
@@ -27,7 +28,8 @@ PACK_STRIDE = 1 << 20  # and those of neighbouring steps
 
 @dataclass(slots=True)
 class Job:
-    """What one run of the loop needs on one rank; `save(lr)` writes a checkpoint, `report(row)` shows progress."""
+    """What one run of the loop needs on one rank; `save(lr, position)` writes a checkpoint at a position of the data,
+    `report(row)` shows progress."""
 
     train: TrainConfig
     world: World
@@ -35,16 +37,26 @@ class Job:
     loader: Loader
     budget: Budget
     meter: Meter
-    save: Callable[[float], None]
+    save: Callable[[float, dict[str, Any]], None]
     report: Callable[[dict[str, Any]], None]
-    stop_requested: Callable[[], bool]
+    stop: Stop
 
 
 def run_loop(job: Job) -> None:
-    """Train to the end of the budget. Asked to stop, on any rank, it finishes the step, saves and returns."""
+    """Train to the end of the budget. Asked to stop, on any rank, it finishes a step under way, saves and returns.
+
+    A wait for data ends then without its step; the run goes on with that one.
+    """
     train, meter, budget = job.train, job.meter, job.budget
+    lr, saved = 0.0, meter.counters.steps
     while not budget.reached(meter.counters):
-        own, step = draw(job.loader, job.world)
+        position = job.loader.state_dict()
+        drawn = draw(job.loader, job.world, job.stop)
+        if drawn is None:
+            if meter.counters.steps > saved:
+                job.save(lr, position)
+            return
+        own, step = drawn
         meter.data_arrived()
         done = meter.counters
         lr = learning_rate(train, budget.progress(done), budget.progress(done.plus(step)))
@@ -52,8 +64,9 @@ def run_loop(job: Job) -> None:
         job.report(meter.log(step, loss=loss, lr=lr, grad_norm=grad_norm))
         stop = stop or budget.reached(meter.counters)
         if stop or meter.counters.steps % train.save_every == 0:
-            job.save(lr)
+            job.save(lr, job.loader.state_dict())
             meter.restart_clock()
+            saved = meter.counters.steps
         if stop:
             return
 
@@ -73,7 +86,7 @@ def train_step(job: Job, own: Step, step: GlobalStep, lr: float) -> tuple[float,
         world.device.seed((job.train.seed * SEED_STRIDE + done) * PACK_STRIDE + before + number)
         on_device.append(backend.backward(pack, step.loss_weight, last=number == len(own.packs) - 1))
     losses = torch.stack(on_device).tolist()  # the one wait for the device
-    told = world.gather({"losses": losses, "stop": job.stop_requested()})
+    told = world.gather({"losses": losses, "stop": job.stop()})
     loss = math.fsum(value for part in told for value in part["losses"]) / step.loss_weight
     if not (math.isfinite(loss) and loss <= job.train.max_loss):
         raise refusal(job, own.packs, losses, f"loss {loss:.4g} (train.max_loss {job.train.max_loss:g})")

@@ -191,10 +191,10 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
             tracker.log(row)
         reporter.update(row["step" if unit == "steps" else unit], **progress_fields(row))
 
-    def save(lr: float) -> None:
+    def save(lr: float, cursor: dict[str, Any]) -> None:
         with world.noticing():
             weights, optimizer = backend.weights(), backend.state()
-        cursors = world.gather(loader.state_dict())
+        cursors = world.gather(cursor)
         state = {
             "counters": asdict(meter.counters),
             "lr": lr,
@@ -220,8 +220,8 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
 
     reporter.start(f"{recipe.name} {recipe.stage}", total, completed=getattr(counters, unit), unit=unit)
     try:
-        with stop_signals() as stop_requested:
-            run_loop(Job(train, world, backend, loader, budget, meter, save, report, stop_requested))
+        with stop_signals(reporter.info) as stop:
+            run_loop(Job(train, world, backend, loader, budget, meter, save, report, stop))
     except DataError:
         meter.log_rejects(loader.unreported, meter.counters.steps + 1)
         raise
@@ -232,13 +232,16 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
         meter.close()
         loader.close()
     backend.close()
-    result = world.together(lambda: _result(out, _newest(out), meter.counters, budget))[0]
+    command = call.resume_command or f"the same command with --out {out} --resume"
+    how = "go on with" if world.size == 1 else "go on, with the same launcher, with"
+    if not meter.counters.steps:
+        raise Interrupted(f"stopped before the first step; {how}: {command}")
+    newest = position if position is not None and meter.counters == counters else _newest(out)
+    result = world.together(lambda: _result(out, newest, meter.counters, budget))[0]
     if result.rejected:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in result.rejected.items())
         reporter.info(f"{sum(result.rejected.values()):,} samples were rejected ({reasons}): {out / 'rejects.jsonl'}")
     if not budget.reached(meter.counters):
-        command = call.resume_command or f"the same command with --out {out} --resume"
-        how = "go on with" if world.size == 1 else "go on, with the same launcher, with"
         raise Interrupted(f"stopped after step {result.steps}, saved in {result.checkpoint}; {how}: {command}")
     return result
 

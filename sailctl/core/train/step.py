@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sailctl.core.train.gauge import PackSize
+from sailctl.core.workers import Stop, StopAsked
 
 if TYPE_CHECKING:
     from sailctl.core.data.loader import Loader, Step
@@ -62,14 +63,28 @@ class GlobalStep:
         return math.fsum(pack.loss_weight for pack in self.packs)
 
 
-def draw(loader: Loader, world: World) -> tuple[Step, GlobalStep]:
-    """The loader's next step, this rank's part and the whole. What fails on one rank fails on all."""
+def draw(loader: Loader, world: World, stop: Stop) -> tuple[Step, GlobalStep] | None:
+    """The loader's next step, this rank's part and the whole. What fails on one rank fails on all.
 
-    def tell(step: Step) -> dict[str, Any]:
+    None, on every rank, where one was asked to stop before it had its part; the loader cannot go on then.
+    """
+
+    def take() -> Step | None:
+        try:
+            with stop.ending_waits():
+                return next(loader)
+        except StopAsked:
+            return None
+
+    def tell(step: Step | None) -> dict[str, Any] | None:
+        if step is None:
+            return None
         shares = [PackShare.of(pack) for pack in step.packs]
         return {"packs": shares, "rejects": step.rejects, "truncated": step.truncated}
 
-    own, told = world.together(lambda: next(loader), tell)
+    own, told = world.together(take, tell)
+    if own is None or None in told:
+        return None
     return own, GlobalStep(
         ranks=[[PackShare.read(share) for share in part["packs"]] for part in told],
         rejects=[row for part in told for row in part["rejects"]],
