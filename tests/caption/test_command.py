@@ -20,7 +20,7 @@ from sailctl.core.caption.feed import Feed
 from sailctl.core.caption.pipeline import Pipeline
 from sailctl.core.caption.report import quantiles
 from sailctl.core.caption.request import CaptionRequest
-from sailctl.core.caption.spend import Spent, spent, spent_by
+from sailctl.core.caption.spend import TOKENS, Spent, spent, spent_by
 from sailctl.core.caption.worker import together
 from sailctl.core.engines.ask import Ask, Failed
 from sailctl.core.engines.choice import EngineChoice, open_pool
@@ -186,7 +186,8 @@ class TestBudgets:
         first.note(40, 8)
         beside = Spent.open(tmp_path, 0, 1)  # another command at the same share
         beside.note(0, 0)
-        beside.note(10, 2, reported=False)
+        beside.note(6, 2, reported=False, answered=False)
+        beside.note(4, 0, reported=False)
         assert first.session == {"prompt": 40, "completion": 8, "requests": 1}
         first.close()
         again = Spent.open(tmp_path, 0, 1)
@@ -196,7 +197,8 @@ class TestBudgets:
         for one in (again, beside, other):
             one.close()
         assert dict(spent(tmp_path)) == {
-            "prompt": 48, "completion": 12, "requests": 5, "unreported_prompt": 10, "unreported_completion": 2,
+            "prompt": 48, "completion": 12, "requests": 6, "unreported_prompt": 10, "unreported_completion": 2,
+            "uncounted": 1,
         }  # fmt: skip
         mine = [spent_by(tmp_path, worker, 2) for worker in range(2)]  # of two, where there was one before
         assert [(one["prompt"], one["completion"]) for one in mine] == [(21, 5), (27, 8)]
@@ -317,7 +319,7 @@ def test_progress_only_rises_and_says_the_important_first(tmp_path: Path) -> Non
     show = Display(Reporter())
     few = {"http://a:1/v1": {"ok": 3, "errors": {"reset": 3}}, "http://b:1/v1": {"ok": 10, "errors": {}}}
     many = {"http://a:1/v1": {"ok": 30, "errors": {"reset": 10}}, "http://b:1/v1": {"ok": 40, "errors": {}}}
-    base = {"total": 50, "before": 0, "failed": 0, "prompt": 7, "completion": 1}
+    base = {"total": 50, "before": 0, "failed": 0, **dict.fromkeys(TOKENS, 2)}
     show({**base, "samples": 20, "engine": {"in_flight": 4, "endpoints": few}})
     show({**base, "samples": 18, "failed": 2, "engine": {"in_flight": 4, "cost": 0.5, "endpoints": many}})
     assert shown == [

@@ -50,7 +50,7 @@ def running() -> Iterator[Stub]:
 @pytest.fixture
 def stub(running: Stub) -> Stub:
     """A stub that behaves, whatever a test made it do before."""
-    running.control(forget=True, mean_s=0.0, faults={}, always={}, key="", retry_after="")
+    running.control(forget=True, mean_s=0.0, faults={}, always={}, key="", retry_after="", usage=True)
     return running
 
 
@@ -215,6 +215,19 @@ def test_a_dead_endpoint_and_the_limit_are_told_at_the_end(data: Path, tmp_path:
     assert f"{stub.url}: 100 answers\n" in stdout and "; the limit was --in-flight 4\n" in stdout
     assert re.search(r"\nhttp://127.0.0.1:9/v1: 0 answers, \d+ errors \(100%\)\n", stdout)
     assert re.search(r"\nwarning: http://127.0.0.1:9/v1 gave no answer of use \(connect \d+\)\n", stdout)
+
+
+def test_tokens_that_no_server_counts_are_called_estimates(data: Path, tmp_path: Path, stub: Stub) -> None:
+    stub.control(usage=False)
+    words = ("--price-in", 1, "--price-out", 1)
+    stdout, _ = finish(start(data, tmp_path / "out", stub.url, *words))
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["tokens"] == {"prompt": 0, "completion": 0} and report["tokens_unreported"]["answers"] == ALL
+    (line,) = report["warnings"]
+    assert line == (
+        f"{ALL} answers came without a count of their tokens (usage); these are estimated, and with them the cost"
+    )
+    assert f"warning: {line}\n" in stdout and re.search(r"tokens, about [\d,]+ more that no server reported", stdout)
 
 
 def test_waiting_for_the_last_answers_is_not_the_clients_limit(data: Path, tmp_path: Path, stub: Stub) -> None:

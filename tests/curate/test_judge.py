@@ -18,6 +18,7 @@ from sailctl.core.curate.judge.opinions import item_of, read_opinions, write_opi
 from sailctl.core.curate.parts import open_data
 from sailctl.core.data.verdicts import read_rows
 from sailctl.core.records import CaptionRow
+from tests.curate import helpers_judge
 from tests.curate.helpers_curate import captions_tar, files_in
 from tests.curate.helpers_judge import KEY, JudgeStub, Question, Says, fair, worth
 from tests.helpers_data import conversation, picture, write_jsonl, write_tar
@@ -347,7 +348,15 @@ def test_a_spending_cap_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -
         assert asked == 20, "1.01 a question"
         result = sailctl(*words, "--endpoint", stub.url)
         assert result.exit_code == 0 and stub.count == 30, result.output
-    assert "this run: 10,000 prompt and 100 completion tokens, cost 10.1" in result.stderr
+    assert "this run: 10,000 prompt and 100 completion tokens, cost 10.1\n" in result.stderr
+
+
+def test_tokens_that_no_server_counts_are_called_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helpers_judge, "USAGE", None)
+    data = captions_tar(tmp_path / "data.tar", marked([5] * 4))
+    with JudgeStub(fair) as stub:
+        result = sailctl("--data", data, "--model", "stub", "--out", tmp_path / "out", "--endpoint", stub.url)
+    assert "completion tokens; estimated for 4 answers without a count\n" in result.stderr
 
 
 # --- draws, people ---------------------------------------------------------------------------------------------------

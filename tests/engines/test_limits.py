@@ -59,7 +59,7 @@ def test_usage_counts_money_and_guesses_where_nobody_counts() -> None:
     assert usage.cost == pytest.approx(0.0025)
     assert tuple(usage.expect(ASK)) == (1000.0, 50.0)
     assert usage.note(ASK, Reply("x" * 300, "stop", 0, 0)) == (1100, 100)
-    assert (usage.prompt_tokens, usage.completion_tokens) == (2100, 150)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.uncounted) == (2100, 150, 1)
     cost = usage.cost
     assert usage.guess(ASK) == (1005, 52)  # of an answer that never came
     assert usage.prompt_tokens == 2100 and usage.cost - cost == pytest.approx((1005 * 2 + 52 * 10) / 1e6)

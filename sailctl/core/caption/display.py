@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
+from sailctl.core.caption.spend import TOKENS
 from sailctl.core.reporter import Reporter
 
 ENOUGH = 20  # requests of an endpoint before a share of errors says anything
@@ -40,7 +41,7 @@ class Display:
         if engine.get("cost"):
             fields["cost"] = float(engine["cost"])
         fields["in flight"] = engine.get("in_flight", 0)
-        fields["tokens"] = told["prompt"] + told["completion"]
+        fields["tokens"] = sum(told[name] for name in TOKENS)
         if shares and len(endpoints) > 1:
             worst = max(shares, key=lambda name: shares[name])
             fields["most errors at"] = urlsplit(worst).netloc or worst

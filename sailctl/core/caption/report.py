@@ -79,7 +79,11 @@ def add_up(job: Job, engine: EngineChoice) -> dict[str, Any]:
         "rejected": {"samples": rejected, "reasons": dict(reasons["rejected"].most_common())},
         "quarantined": dict(reasons["quarantined"].most_common()),
         "tokens": {"prompt": used["prompt"], "completion": used["completion"]},
-        "tokens_unreported": {"prompt": used["unreported_prompt"], "completion": used["unreported_completion"]},
+        "tokens_unreported": {
+            "prompt": used["unreported_prompt"],
+            "completion": used["unreported_completion"],
+            "answers": used["uncounted"],
+        },
         "requests": used["requests"],
         "cost": round(engine.cost(*tokens(used)), 6),
     }
@@ -129,6 +133,9 @@ def _warnings(job: Job, report: dict[str, Any], session: dict[str, Any]) -> Iter
             f"{cut:,} of {asked:,} answers were not at their end after --max-tokens {job.parameters.max_tokens}; "
             "give more, with another --out"
         )
+    if uncounted := report["tokens_unreported"]["answers"]:
+        cost = ", and with them the cost" if report["cost"] else ""
+        yield f"{uncounted:,} answers came without a count of their tokens (usage); these are estimated{cost}"
     for name, endpoint in _endpoints(session).items():
         if not endpoint["ok"] and endpoint["errors"]:
             yield f"{name} gave no answer of use ({_counts(endpoint['errors'])})"
@@ -163,8 +170,8 @@ def describe(report: dict[str, Any]) -> Iterator[str]:
         if counts:
             yield f"{name}: {_counts(counts)}"
     cost = f", cost {report['cost']:,.4f}" if report["cost"] else ""
-    unheard = sum(report["tokens_unreported"].values())
-    more = f", about {unheard:,} more of answers that never came" if unheard else ""
+    unreported = report["tokens_unreported"]["prompt"] + report["tokens_unreported"]["completion"]
+    more = f", about {unreported:,} more that no server reported" if unreported else ""
     yield (
         f"{used['prompt']:,} prompt and {used['completion']:,} completion tokens{more}, {report['requests']:,} "
         f"requests{cost}, over all runs"

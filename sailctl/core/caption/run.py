@@ -18,7 +18,7 @@ from sailctl.core.caption.report import write_report
 from sailctl.core.caption.request import CaptionRequest
 from sailctl.core.caption.shards import listed
 from sailctl.core.caption.sidecar import manifest_path
-from sailctl.core.caption.spend import COUNTED, spent, tokens
+from sailctl.core.caption.spend import TOKENS, spent, tokens
 from sailctl.core.caption.worker import STOP, Part, Progress, heard, together, work, work_here
 from sailctl.core.engines.ask import Engine
 from sailctl.core.engines.choice import CAP_REACHED, EngineChoice, open_local
@@ -93,7 +93,7 @@ def _session(request: CaptionRequest, job: Job, told: Progress, seconds: float) 
         "answered": told.get("answered", 0),
         "failed": told.get("failed", 0),
         "requests": told.get("requests", 0),
-        "tokens": {name: told.get(name, 0) for name in COUNTED if name != "requests"},
+        "tokens": {name: told.get(name, 0) for name in TOKENS},
         "limit_by": engine.get("limit_by", "unknown"),
         "options": {name: value for name, value in limits.items() if value is not None},
         "engine": engine,

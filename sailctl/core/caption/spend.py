@@ -18,7 +18,8 @@ from sailctl.core.files import storage_errors
 from sailctl.core.journal import SYNC_SECONDS, try_lock
 
 FOLDER = "spent"
-COUNTED = ("prompt", "completion", "unreported_prompt", "unreported_completion", "requests")
+TOKENS = ("prompt", "completion", "unreported_prompt", "unreported_completion")
+COUNTED = (*TOKENS, "uncounted", "requests")  # uncounted are answers whose tokens no server told
 RECORD_BYTES = 256  # one write of less than a disk's sector: there as it was, or as it is
 
 
@@ -46,10 +47,14 @@ class Spent:
                 handle.close()
         raise StorageError(f"{folder}: every record is in use")
 
-    def note(self, prompt: int, completion: int, requests: int = 1, *, reported: bool = True) -> None:
+    def note(
+        self, prompt: int, completion: int, requests: int = 1, *, reported: bool = True, answered: bool = True
+    ) -> None:
         """A request ended; tokens that no server reported are estimated. Raises StorageError."""
         kind = "" if reported else "unreported_"
         self.session.update({f"{kind}prompt": prompt, f"{kind}completion": completion, "requests": requests})
+        if answered and not reported:
+            self.session["uncounted"] += 1
         if self._handle is not None and self._path is not None:
             total = self._before + self.session
             record = json.dumps({name: total[name] for name in COUNTED}).encode().ljust(RECORD_BYTES - 1) + b"\n"

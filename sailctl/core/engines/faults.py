@@ -30,6 +30,11 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
 
+    @property
+    def counted(self) -> bool:
+        """Whether the server told its tokens."""
+        return bool(self.prompt_tokens or self.completion_tokens)
+
 
 class Fault(Exception):
     """A request that brought no usable answer.

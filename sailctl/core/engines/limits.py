@@ -67,7 +67,8 @@ class Usage:
                 "least one price must be above 0"
             )
         self.price_in, self.price_out, self.max_cost = price_in, price_out, max_cost
-        self.prompt_tokens = self.completion_tokens = 0  # as servers reported them
+        self.prompt_tokens = self.completion_tokens = 0  # of answers, as servers reported them or else as guessed
+        self.uncounted = 0  # answers whose tokens are guessed
         self._unreported = [0.0, 0.0]  # of answers that never came, estimated
         self._mean: list[float] | None = None  # prompt and completion tokens of a request, of late
 
@@ -93,7 +94,8 @@ class Usage:
         Where a server counts none they are guessed from the texts, so that a cap holds there too.
         """
         prompt, completion = reply.prompt_tokens, reply.completion_tokens
-        if not prompt and not completion:
+        if not reply.counted:
+            self.uncounted += 1
             prompt = round(_guess(ask))
             completion = len(reply.text.encode("utf-8", "replace")) // 3
         self.prompt_tokens += prompt

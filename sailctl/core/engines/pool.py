@@ -34,14 +34,17 @@ FULL = 0.95  # of the slots: some are always between two questions
 
 
 class OnUsage(Protocol):
-    """Hears what every request used when it ends: tokens as a server `reported` them, or as they are estimated."""
+    """Hears what every request used when it ends: tokens as a server `reported` them, or as they are estimated.
 
-    def __call__(self, prompt: int, completion: int, *, reported: bool) -> None:
+    `answered` says whether anything came back that has tokens.
+    """
+
+    def __call__(self, prompt: int, completion: int, *, reported: bool, answered: bool) -> None:
         """Note it."""
         ...
 
 
-def _ignore(prompt: int, completion: int, *, reported: bool) -> None:
+def _ignore(prompt: int, completion: int, *, reported: bool, answered: bool) -> None:
     pass
 
 
@@ -80,6 +83,7 @@ class PoolSnapshot:
     hedges: int
     prompt_tokens: int
     completion_tokens: int
+    uncounted: int  # answers whose tokens no server told: those above are estimated for them
     cost: float
     endpoints: dict[str, EndpointSnapshot]
     limit_by: str  # client | server errors | server preprocessing | server GPU | one of the options below | unknown
@@ -179,6 +183,7 @@ class HttpPool:
             hedges=self.num_hedges,
             prompt_tokens=self.usage.prompt_tokens,
             completion_tokens=self.usage.completion_tokens,
+            uncounted=self.usage.uncounted,
             cost=self.usage.cost,
             endpoints={endpoint.name: endpoint.snapshot() for endpoint in self.endpoints},
             limit_by=self._watch.limit_by,
@@ -241,7 +246,7 @@ class HttpPool:
     def settle(self, ask: Ask, trusted: float, reply: Reply | None, *, unheard: bool) -> None:
         """Count what a request used; one that was answered at all earns retries for others.
 
-        Of an answer that went `unheard` it is estimated.
+        Of an answer that went `unheard`, or came without its tokens, it is estimated.
         """
         used = (0, 0)
         if reply is not None:
@@ -251,7 +256,8 @@ class HttpPool:
             used = self.usage.guess(ask)
         if self._tokens is not None:
             self._tokens.take(sum(used) - trusted)
-        self.on_usage(*used, reported=not unheard)
+        reported = not unheard if reply is None else reply.counted
+        self.on_usage(*used, reported=reported, answered=reply is not None)
 
     def answered(self, seconds: float) -> None:
         """A usable answer took so long."""

@@ -19,6 +19,7 @@ class Spent:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    uncounted: int = 0  # answers for which these are estimated
     cost: float = 0.0
 
     def add(self, engine: Engine) -> None:
@@ -26,6 +27,7 @@ class Spent:
         if (usage := getattr(engine, "usage", None)) is not None:
             self.prompt_tokens += usage.prompt_tokens
             self.completion_tokens += usage.completion_tokens
+            self.uncounted += usage.uncounted
             self.cost += usage.cost
 
 

@@ -121,7 +121,8 @@ class JudgeRequest:
         if alone and (used := asking.spent).prompt_tokens:
             cost = f", cost {used.cost:.4g}" if used.cost else ""
             tokens = f"{used.prompt_tokens:,} prompt and {used.completion_tokens:,} completion tokens"
-            made.reporter.info(f"this run: {tokens}{cost}")
+            guessed = f"; estimated for {used.uncounted:,} answers without a count" if used.uncounted else ""
+            made.reporter.info(f"this run: {tokens}{cost}{guessed}")
         tables = [file_of(answers, chunk) for chunk in listed]
         asked = Asked()
         for path in tables:
