@@ -207,6 +207,9 @@ def test_buckets_cover_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"prefer": ["z"]}, "--prefer z: no source is called so; there are data"),
         ({"text_distance": 2.0}, "--text-distance 2"),
         ({"image_distance": -1.0}, "--image-distance -1"),
+        ({"by": "text", "image_distance": 3.0}, "--image-distance 3: --by text compares nothing of that kind"),
+        ({"by": "image", "text_distance": 0.1}, "--text-distance 0.1: --by image compares nothing of that kind"),
+        ({"scope": "across"}, "--scope across: looks between sources, but --data gives one"),
     ],
 )
 def test_wrong_options_are_told(planted: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -261,6 +261,16 @@ def test_a_dry_run_shows_every_rule_and_drops_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "out/preview.html").read_bytes() == first, "workers decide nothing"
 
 
+@pytest.mark.parametrize(
+    ("options", "given"), [({"samples": 5}, "samples 5"), ({"seed": 0}, "seed 0"), ({"page": Path("p")}, "page p")]
+)
+def test_what_is_for_a_dry_run_is_refused_without(tmp_path: Path, options: dict[str, Any], given: str) -> None:
+    data = captions_tar(tmp_path / "a.tar", ["a dog sits on the mat"])
+    with pytest.raises(UsageError, match=f"--{given}: is for --dry-run"):
+        request(data, tmp_path / "out", tmp_path, **options).run(Quiet())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_draws_a_seeded_sample(tmp_path: Path) -> None:
     data = captions_tar(tmp_path / "a.tar", ["dog " * number for number in range(1, 30)])
     rules = "rules:\n- words: {max: 100}\n"

@@ -54,11 +54,11 @@ def dedup(
         S("--prefer", help="Keep samples of this source before others, then --keep; repeatable.", metavar="SOURCE"),
     ] = None,
     image_distance: Annotated[
-        float, S("--image-distance", help="Grey levels pictures may be apart where they are farthest apart.")
-    ] = 7.0,
+        float | None, S("--image-distance", help="Grey levels pictures may be apart at most; 7 if not given.")
+    ] = None,
     text_distance: Annotated[
-        float, S("--text-distance", help="Share of words that may be inserted, deleted or replaced.")
-    ] = 0.2,
+        float | None, S("--text-distance", help="Share of words that may be others or missing; 0.2 if not given.")
+    ] = None,
     processes: ProcessesOpt = None,
     ray: PassRayOpt = None,
     dry_run: DryRunOpt = False,

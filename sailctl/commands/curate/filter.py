@@ -33,8 +33,10 @@ def filter(
     image_root: ImageRootOpt = None,
     captions: CaptionsOpt = None,
     out: OutOpt = None,
-    samples: Annotated[int, S("--samples", help="Samples that --dry-run judges, drawn by --seed.", min=1)] = 2000,
-    seed: Annotated[int, S("--seed", help="Which samples --dry-run draws.", min=0)] = 0,
+    samples: Annotated[
+        int | None, S("--samples", help="Samples that --dry-run judges, drawn by --seed; 2,000 if not given.", min=1)
+    ] = None,
+    seed: Annotated[int | None, S("--seed", help="Which samples --dry-run draws; 0 without it.", min=0)] = None,
     page: Annotated[
         Path | None, S("--page", help="Where --dry-run writes its page; else preview.html in --out.", metavar="FILE")
     ] = None,

@@ -18,6 +18,7 @@ from sailctl.core.errors import UsageError
 BY = ("sample", "image", "text")
 COLUMNS = ("id", "pictures", "pixel_hash", "text_hash", "coarse", "bits", "asked", "answered", "sizes")
 FAR = float("inf")
+NEAR_TEXT = 0.2  # share of words
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Rules:
 
     by: tuple[str, ...] = ("sample",)
     image: float = pictures.NEAR
-    text: float = 0.2
+    text: float = NEAR_TEXT
 
     def __post_init__(self) -> None:
         if not self.by or any(one not in BY for one in self.by):
@@ -192,9 +193,14 @@ def proposals(table: Any, by: str) -> tuple[list[np.ndarray], np.ndarray]:
 PROPOSAL_COLUMNS = ("reason", "words", "pixel_hash", "text_hash", "picture_keys", "text_keys", "bits")
 
 
-def as_rules(by: str, image: float, text: float) -> Rules:
-    """Rules as a user writes them."""
-    return Rules(tuple(dict.fromkeys(part.strip() for part in by.split(",") if part.strip())), image, text)
+def as_rules(by: str, image: float | None, text: float | None) -> Rules:
+    """Rules as a user writes them. Raises UsageError, for a distance of what is not compared, too."""
+    names = tuple(dict.fromkeys(part.strip() for part in by.split(",") if part.strip()))
+    rules = Rules(names, pictures.NEAR if image is None else image, NEAR_TEXT if text is None else text)
+    for option, given, other in (("--image-distance", image, "text"), ("--text-distance", text, "image")):
+        if given is not None and names == (other,):
+            raise UsageError(f"{option} {given:g}: --by {other} compares nothing of that kind; leave it out")
+    return rules
 
 
 def kinds(columns: Mapping[str, Sequence[Any]], one: int, other: int, image: float, text: float) -> str:

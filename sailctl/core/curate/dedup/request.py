@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sailctl.core.curate.dedup.candidates import FindPairs, SortKeys, buckets_of, edges, runs_of
 from sailctl.core.curate.dedup.clusters import KEEP, SCOPES, Choice, Settle
-from sailctl.core.curate.dedup.pictures import BANDS, DOUBTFUL, NEAR
+from sailctl.core.curate.dedup.pictures import BANDS, DOUBTFUL
 from sailctl.core.curate.dedup.relations import Rules, as_rules
 from sailctl.core.curate.dedup.signatures import PLACE, Signatures, Signer
 from sailctl.core.curate.dedup.wording import KEYS
@@ -59,8 +59,8 @@ class DedupRequest:
     scope: str = "all"
     keep: str = "first"
     prefer: Sequence[str] = ()
-    image_distance: float = NEAR
-    text_distance: float = 0.2
+    image_distance: float | None = None
+    text_distance: float | None = None
     processes: int | None = None
     ray: str | None = None
 
@@ -76,6 +76,8 @@ class DedupRequest:
         data = open_data(
             self.paths, image_root=self.image_root, captions=self.captions, verdicts=self.verdicts, reporter=reporter
         )
+        if self.scope == "across" and len(data.sources) == 1:
+            raise UsageError("--scope across: looks between sources, but --data gives one; leave it out, or give more")
         parameters = {
             "by": list(rules.by), "scope": self.scope, "keep": self.keep, "prefer": list(self.prefer),
             "image_distance": rules.image, "text_distance": rules.text,

@@ -33,14 +33,17 @@ class FilterRequest:
     captions: str | None = None
     processes: int | None = None
     ray: str | None = None
-    samples: int = PREVIEWED
-    seed: int = 0
+    samples: int | None = None
+    seed: int | None = None
     page: Path | None = None
 
     def run(self, reporter: Reporter) -> dict[str, Any]:
         """Judge all samples into `out`, or find that done. Raises UsageError, DataError."""
         if self.out is None:
             raise UsageError("--out is missing: the folder that verdicts are written to")
+        for option, given in (("--samples", self.samples), ("--seed", self.seed), ("--page", self.page)):
+            if given is not None:
+                raise UsageError(f"{option} {given}: is for --dry-run; give that with it, or leave it out")
         checks = load_rules(self.rules)
         scores = self._scores(checks)
         data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
@@ -61,12 +64,13 @@ class FilterRequest:
         page = self.page or (None if self.out is None else self.out / PREVIEW)
         if page is None:
             raise UsageError("--dry-run writes a page: give --out DIR for DIR/preview.html, or --page FILE")
-        if self.samples < 1:
-            raise UsageError(f"--samples {self.samples}: judge one at least")
+        samples = PREVIEWED if self.samples is None else self.samples
+        if samples < 1:
+            raise UsageError(f"--samples {samples}: judge one at least")
         checks = load_rules(self.rules)
         data = open_data(self.data, image_root=self.image_root, captions=self.captions, reporter=reporter)
         workers = default_workers(self.processes, self.ray)
-        asked = Preview(data, checks, self._scores(checks), self.samples, self.seed)
+        asked = Preview(data, checks, self._scores(checks), samples, self.seed or 0)
         return preview(asked, page, self.rules, workers, reporter)
 
     def _scores(self, checks: Sequence[Check]) -> join.Columns | None:
