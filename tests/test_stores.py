@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -147,6 +148,25 @@ def test_a_store_that_never_answers_is_unreachable_in_one_line(store, fault):
         stores.read_range(store.url("x?signature=secret"), 0, 5)
     assert 5 <= len(store.asked) <= 10  # aiohttp itself asks again where a kept connection was closed
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_told_of_once_and_so_is_its_return(store, monkeypatch):
+    monkeypatch.setattr(stores, "PATIENCE", stores.Patience(timeout_s=9, attempts=6, pause_s=0.1, quiet_s=0.05))
+    store.files["/x"], said = b"0123456789", []
+    with stores.telling(said.append):
+        store.faults.extend(["503"])  # over at once: not worth a line
+        assert stores.read_range(store.url("x"), 0, 5) == b"01234" and said == []
+        store.faults.extend(["503"] * 6)
+        url = store.url("x?signature=secret").replace("//", "//me:secret@")
+        readers = [threading.Thread(target=stores.read_range, args=(url, 0, 5)) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+    host = store.url("").rstrip("/")
+    told = rf"{host}/x does not answer \(HTTP 503 Service Unavailable\); asking again for up to \d s"
+    assert re.fullmatch(told, said[0])
+    assert said[1:] == [f"{host} answers again"]
 
 
 @pytest.mark.parametrize(("status", "kind"), [("404", FileNotFoundError), ("403", OSError), ("401", OSError)])

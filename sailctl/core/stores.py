@@ -9,7 +9,8 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
@@ -21,12 +22,14 @@ from sailctl.core.errors import UsageError
 class Patience:
     """How long a store may take to answer one request, how often it is asked, and the first pause (later ones double).
 
-    As it stands, a store that refuses has two minutes to come back, and one that stalls ten.
+    As it stands, a store that refuses has two minutes to come back, and one that stalls ten. Once a request has taken
+    `quiet_s`, the user is told.
     """
 
     timeout_s: float = 60.0
     attempts: int = 8
     pause_s: float = 1.0
+    quiet_s: float = 2.0
 
 
 PATIENCE = Patience()
@@ -41,6 +44,46 @@ class Unreachable(OSError):
     """A store that gave no usable answer however often it was asked; what was asked for may well be there."""
 
 
+# --- what is said of a store that does not answer ---------------------------------------------------------------------
+
+Told = Callable[[str, str], None]  # a store, and what is wrong with it: nothing, once it answers again
+_listeners: list[Told] = []
+
+
+def tell(store: str, trouble: str) -> None:
+    """Pass on to who listens in this process that a store does not answer, or that it does again."""
+    if _listeners:
+        _listeners[-1](store, trouble)
+
+
+def listen(listener: Told) -> None:
+    """From now on, in this process, `listener` is told of stores that do not answer."""
+    _listeners.append(listener)
+
+
+@contextmanager
+def telling(say: Callable[[str], None]) -> Iterator[None]:
+    """In this block a line is said of every store that does not answer: once, however many wait for it."""
+    silent: set[str] = set()
+    lock = threading.Lock()
+
+    def listener(store: str, trouble: str) -> None:
+        with lock:
+            if bool(trouble) == (store in silent):
+                return
+            silent.symmetric_difference_update({store})
+        say(trouble or f"{store} answers again")
+
+    listen(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
 def open_read(url: str) -> BinaryIO:
     """A URL as a file for reading bytes, each read a patient one. Raises OSError."""
     return io.BufferedReader(_RemoteFile(url), _REQUEST_BYTES)
@@ -49,11 +92,11 @@ def open_read(url: str) -> BinaryIO:
 def stamp(url: str) -> tuple[int, str]:
     """Size in bytes and a string that changes when the file does, as far as its store tells. Raises OSError."""
     filesystem, inner = _url_to_fs(url)
-    info = _asked(lambda: filesystem.info(inner))
+    info = _asked(url, lambda: filesystem.info(inner))
     if info.get("size") is None:
         raise OSError("the server does not tell its size")
     marks = [str(info[name]) for name in ("ETag", "Content-MD5", "Digest", "Last-Modified") if info.get(name)]
-    return int(info["size"]), " ".join(marks) or str(_asked(lambda: filesystem.ukey(inner)))
+    return int(info["size"]), " ".join(marks) or str(_asked(url, lambda: filesystem.ukey(inner)))
 
 
 def read_range(url: str, offset: int, length: int) -> bytes:
@@ -67,7 +110,7 @@ def read_range(url: str, offset: int, length: int) -> bytes:
     end = offset + length
     while offset < end:
         wanted = min(end - offset, _REQUEST_BYTES)
-        part = bytes(_asked(partial(filesystem.cat_file, inner, start=offset, end=offset + wanted)))
+        part = bytes(_asked(url, partial(filesystem.cat_file, inner, start=offset, end=offset + wanted)))
         if len(part) > wanted:
             raise OSError(
                 f"the server ignores byte ranges ({wanted} bytes asked for, {len(part)} sent); "
@@ -83,7 +126,7 @@ def read_range(url: str, offset: int, length: int) -> bytes:
 def read_whole(url: str) -> bytes:
     """All bytes of a URL in one request. Raises OSError as `read_range` does."""
     filesystem, inner = _url_to_fs(url)
-    return _asked(lambda: bytes(filesystem.cat_file(inner)))
+    return _asked(url, lambda: bytes(filesystem.cat_file(inner)))
 
 
 def listed(url: str, *, is_glob: bool) -> list[str]:
@@ -93,14 +136,14 @@ def listed(url: str, *, is_glob: bool) -> list[str]:
     """
     filesystem, inner = _url_to_fs(url)
     if is_glob:
-        return [str(filesystem.unstrip_protocol(name)) for name in _asked(lambda: filesystem.glob(inner))]
+        return [str(filesystem.unstrip_protocol(name)) for name in _asked(url, lambda: filesystem.glob(inner))]
     try:
-        is_file = _asked(lambda: filesystem.info(inner))["type"] == "file"
+        is_file = _asked(url, lambda: filesystem.info(inner))["type"] == "file"
     except FileNotFoundError:
         return []
     if is_file:
         return [url]
-    return [str(filesystem.unstrip_protocol(name)) for name in _asked(lambda: filesystem.ls(inner, detail=False))]
+    return [str(filesystem.unstrip_protocol(name)) for name in _asked(url, lambda: filesystem.ls(inner, detail=False))]
 
 
 def _url_to_fs(url: str) -> tuple[Any, str]:
@@ -150,16 +193,19 @@ class _RemoteFile(io.RawIOBase):
         return len(data)
 
 
-def _asked(request: Callable[[], Answer]) -> Answer:
-    """The answer to a request, which is made again while the store only stumbles.
+def _asked(url: str, request: Callable[[], Answer]) -> Answer:
+    """The answer to a request of a URL, which is made again while the store only stumbles.
 
     What would be the same the next time (no such file, no permission, a 4xx status) is raised at once, as an OSError.
     """
+    begun, store, is_told = time.monotonic(), "/".join(_public(url).split("/")[:3]), False
     for attempt in range(PATIENCE.attempts):
-        if attempt:
-            time.sleep(PATIENCE.pause_s * 2 ** (attempt - 1) * _jitter.uniform(0.75, 1.25))
+        asked = time.monotonic()
         try:
-            return _in_time(request)
+            answer = _in_time(request)
+            if is_told:
+                tell(store, "")
+            return answer
         except Exception as error:
             found = _real(error)
             status = getattr(found, "status", None)
@@ -170,6 +216,13 @@ def _asked(request: Callable[[], Answer]) -> Answer:
             if isinstance(found, _LASTING):
                 raise
             last = found
+        left, pause, now = PATIENCE.attempts - attempt - 1, PATIENCE.pause_s * 2**attempt, time.monotonic()
+        if left and not is_told and now - begun >= PATIENCE.quiet_s:
+            still = left * (now - asked) + pause * (2**left - 1)
+            tell(store, f"{_public(url)} does not answer ({_told(last)}); asking again for up to {still:.0f} s")
+            is_told = True
+        if left:
+            time.sleep(pause * _jitter.uniform(0.75, 1.25))
     raise Unreachable(f"no answer in {PATIENCE.attempts} attempts ({_told(last)})") from last
 
 
@@ -201,6 +254,11 @@ def _in_time(request: Callable[[], Answer]) -> Answer:
     if error is not None:
         raise error
     return answer
+
+
+def _public(url: str) -> str:
+    """A URL without what may be a secret in it: a signature, a password."""
+    return re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
 
 
 def _told(error: BaseException) -> str:

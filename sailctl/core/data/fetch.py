@@ -7,6 +7,7 @@ hands out clean children in milliseconds; later loaders of the same process use 
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from sailctl.core import stores
 from sailctl.core.data import shared
 from sailctl.core.data.encode import SampleEncoder
 from sailctl.core.data.order import Ref
@@ -99,10 +101,17 @@ def worker_context(modules: Sequence[str]) -> BaseContext:
 
 
 class Line:
-    """The way between a trainer and its worker processes: once it is shut, or the trainer is gone, they end."""
+    """The way between a trainer and its worker processes: they tell of stores that do not answer, which is said here
+    once for all of them; once it is shut, or the trainer is gone, they end."""
 
     def __init__(self) -> None:
         self._ours, self.theirs = socketpair()
+        threading.Thread(target=self._hear, daemon=True).start()
+
+    def _hear(self) -> None:
+        with self._ours.makefile(encoding="utf-8") as lines:
+            for line in lines:
+                stores.tell(*json.loads(line))
 
     def shut(self) -> None:
         """End the workers, also those that wait for a store."""
@@ -120,6 +129,7 @@ def start_worker(worker: int, line: socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    stores.listen(lambda *told: line.sendall(f"{json.dumps(told)}\n".encode()))
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
 
 

@@ -17,6 +17,7 @@ from sailctl.core.errors import DataError, Interrupted, UsageError
 from sailctl.core.reporter import Reporter
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.recipe import Recipe
+from sailctl.core.stores import telling
 from sailctl.core.train import checkpoint as checkpoints
 from sailctl.core.train import parents, rundir
 from sailctl.core.train.backend import Backend, Plain
@@ -97,7 +98,8 @@ def train_stage(
                 runs=runs,
             )
     call = _Call(recipe_dir, out, world, reporter, resume_command, bootstrapped=False, runs=runs)
-    return _run(recipe, call, checkpoint, resume)
+    with telling(reporter.info):
+        return _run(recipe, call, checkpoint, resume)
 
 
 def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunResult:
