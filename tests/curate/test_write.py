@@ -8,10 +8,12 @@ import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +96,20 @@ def test_every_sample_is_read_back_as_it_was(data: list[str], tmp_path: Path) ->
     assert [one.key for one in after[5:7]] == ["c_1_png", "c_1_png-2"]
     assert after[5].meta["source_key"] == "c/1.png"
     assert (told["samples"], told["skipped"], told["shards"]) == (9, {"bad_json": 1}, 5)
+
+
+def test_samples_without_a_usable_picture_are_skipped(tmp_path: Path) -> None:
+    whole = picture(0, 100, 100, kind="JPEG")
+    header = bytearray(picture(1, 40, 30))
+    header[16:24] = struct.pack(">II", 40_000, 30_000)
+    large = bytes(header[:29]) + struct.pack(">I", zlib.crc32(header[12:29])) + bytes(header[33:])
+    found = {"whole": whole, "none": b"", "text": b"hello", "torn": whole[: len(whole) // 2], "large": large}
+    members = [(f"{key}.{end}", data) for key, one in found.items() for end, data in (("jpg", one), ("txt", b"a dog"))]
+    told = write([str(write_tar(tmp_path / "a.tar", members))], tmp_path / "out")
+    assert told["skipped"] == {"bad_image": 3} and told["samples"] == 2
+    rows = {row["key"]: row for path in (tmp_path / "out/written").glob("*") for row in pq.read_table(path).to_pylist()}
+    assert {key for key, row in rows.items() if row["keep"]} == {"whole", "large"}
+    assert rows["none"]["detail"].startswith("0 bytes, ") and rows["text"]["detail"].startswith("5 bytes, ")
 
 
 def test_a_tar_without_its_end_is_told(data: list[str], tmp_path: Path) -> None:

@@ -32,11 +32,14 @@ from sailctl.core.data.index import shard_index
 from sailctl.core.data.layouts import tar_sample
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.files import atomic_write, is_url, write_json
+from sailctl.core.images import checked_size
 from sailctl.core.records import Sample
 from sailctl.core.reporter import Reporter
+from sailctl.core.schema.data import DataConfig
 
 WRITTEN, MANIFEST = "written", "manifest.json"
 SHARD_SAMPLES = 10_000
+MAX_PIXELS = DataConfig().max_image_pixels  # beyond it nothing is decoded to see whether it is whole
 MEASURED = 256  # samples of a source that tell the mean size, for --shard-bytes
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -138,6 +141,8 @@ def _put(shard: TarShard, row: Row) -> dict[str, Any]:
     if row.sample is None:
         error = row.error or SampleError("unreadable", "")
         return {"keep": False, "reason": error.reason, "detail": error.detail[:300]}
+    if problem := _no_picture(row.sample):
+        return {"keep": False, "reason": "bad_image", "detail": problem[:300]}
     key = shard.key_for(row.sample.key)
     members = members_of(row.sample, key)
     try:
@@ -146,6 +151,17 @@ def _put(shard: TarShard, row: Row) -> dict[str, Any]:
         return {"keep": False, "reason": error.reason, "detail": f"as a tar's sample: {error.detail}"[:300]}
     shard.add(key, members)
     return {"keep": True, "reason": "", "detail": "", "written_key": key, "written_id": written.id}
+
+
+def _no_picture(sample: Sample) -> str:
+    """Why one of a sample's pictures is none; empty where all are fine. The trainer decides which are too large."""
+    for image in sample.images:
+        try:
+            checked_size(image, max_pixels=MAX_PIXELS)
+        except SampleError as error:
+            if error.reason == "bad_image":
+                return error.detail
+    return ""
 
 
 def _folders(data: Data) -> list[str]:
