@@ -17,7 +17,7 @@ def bench(
         str | None,
         S(
             "--suite",
-            help="sail18, opencompass8, card14, understanding, synth, a YAML file, or dataset:NAME; without it synth.",
+            help="A suite (--suite list shows them), a YAML file, or dataset:NAME; without it synth.",
             metavar="NAME|PATH",
         ),
     ] = None,
@@ -92,20 +92,15 @@ def bench(
     $ sailctl bench --compare runs/a/bench --compare runs/b/bench
     """
     from sailctl.commands import output
-    from sailctl.core.bench.request import BenchRequest, show_comparison, show_recomputed
+    from sailctl.core.bench.request import BenchRequest
 
     request = BenchRequest(
         suite, checkpoint, run, tuple(endpoint or ()), model, api_key_env, data, out, samples, seed, skip_missing,
         baselines, tuple(judge_endpoint or ()), judge_model, judge_api_key_env, scorer_python, published,
-        published_model, shard, device, overlap,
+        published_model, shard, device, overlap, from_scores, tuple(compare or ()),
     )  # fmt: skip
-    if from_scores is not None:
-        shown = show_recomputed(from_scores, suite)
-    elif compare:
-        shown = show_comparison(compare)
-    else:
-        with output.Reporter(json=json) as reporter:
-            shown = request.perform(reporter, dry_run=dry_run)
+    with output.Reporter(json=json) as reporter:
+        shown = request.perform(reporter, dry_run=dry_run)
     for remark in shown.remarks:
         output.console.print(remark, markup=False)
     for folder in shown.folders:

@@ -220,7 +220,8 @@ def test_where_a_checkpoint_comes_from(family: Path, checkpoint: Path, monkeypat
     assert bench_config(family, samples=7).samples == 7
     assert bench_config(checkpoint) == BenchConfig()
     monkeypatch.chdir(family.parents[1])
-    assert report_folder(Path("runs/advance")) == Path("runs")
+    assert report_folder(Path("runs/advance/bench")) == report_folder(Path("runs/bench")) == Path("runs")
+    assert report_folder(Path("runs/advance/bench-step-00000020")) is report_folder(Path("b/a")) is None
 
 
 def test_the_fingerprint_follows_the_weights(checkpoint: Path, tmp_path: Path) -> None:
@@ -243,7 +244,12 @@ class TestCommand:
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout) == json.loads(Path("b/results.json").read_text())
         done = CliRunner().invoke(app, [*words, "--no-baselines", "--device", "cpu"])
-        assert done.exit_code == 0 and "overall" in done.stdout
+        assert done.exit_code == 0 and "overall" in done.stdout and "next:" not in done.stderr  # no report shows it
+        compared = json.loads(CliRunner().invoke(app, ["bench", "--compare", "b", "--compare", "b", "--json"]).stdout)
+        own = json.loads(Path("b/results.json").read_text())
+        for name, one in [*own["tasks"].items(), ("overall", own["overall"])]:
+            shown = {**{k: v["scores"] for k, v in compared["benchmarks"].items()}, **compared["averages"]}[name][0]
+            assert shown["ci95"] == [100 * bound for bound in one["ci95"]], name
 
     def test_every_checkpoint_of_a_run(self, family: Path, checkpoint: Path) -> None:
         other = family / "checkpoints/step-00000030"

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sailctl.cli import app
-from sailctl.core.bench.compare import comparison_table, side_by_side
+from sailctl.core.bench.compare import comparison_tables, side_by_side
 from sailctl.core.bench.statistics import mcnemar, wilson
 from sailctl.core.errors import DataError, UsageError
 
@@ -78,7 +78,7 @@ def test_synth_of_another_seed_shares_nothing(tmp_path: Path) -> None:
     runs = [write(tmp_path / name, synth("ocr_text", [0.5] * 9, name), "synth") for name in "ab"]
     found = side_by_side(runs)
     assert found["benchmarks"]["ocr_text"]["against_first"] == [None, None]
-    assert comparison_table(found)[1][0][-1] == "nothing shared"
+    assert comparison_tables(found)[1][2][0][-1] == "nothing shared"
 
 
 def test_better_worse_and_averages(tmp_path: Path) -> None:
@@ -92,9 +92,29 @@ def test_better_worse_and_averages(tmp_path: Path) -> None:
     verdicts = [[pair and pair["verdict"] for pair in entry["against_first"]] for entry in found["benchmarks"].values()]
     assert verdicts == [[None, "better", "worse"]] * 2
     assert found["averages"] == {"overall": [None, None, None]}  # eight of the ten tasks are not there
-    columns, rows = comparison_table(found)
-    assert columns[:4] == ["benchmark", "run 1", "run 2", "run 3"] and {len(row) for row in rows} == {len(columns)}
-    assert rows[0][5:7] == ["< .001", "better"]
+    points, second, third = comparison_tables(found)
+    assert points[1] == ["benchmark", "run 1", "run 2", "run 3"]
+    assert second[2][0][2:] == ["< .001", "better"] and third[2][0][3] == "worse"
+    for _, columns, rows in (points, second, third):
+        assert {len(row) for row in rows} == {len(columns)}
+        widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+        assert sum(widths) + 2 * len(widths) <= 80  # an ordinary terminal
+
+
+def test_a_result_has_one_interval_whoever_shows_it(tmp_path: Path) -> None:
+    """A bench's own stands as long as its score is that of the rows."""
+    run = write(tmp_path / "a", synth("ocr_text", [0.0, 0.5, 1.0]), "synth")
+    told = json.loads((run / "results.json").read_text())
+    for score, wanted in ((0.5, [1.0, 99.0]), (0.6, None)):
+        told["tasks"] = {"ocr_text": {"score": score, "n": 3, "ci95": [0.01, 0.99]}, "math": {"score": 0.0, "n": 0}}
+        told["overall"] = None
+        (run / "results.json").write_text(json.dumps(told))
+        shown = side_by_side([run, run])["benchmarks"]["ocr_text"]["scores"][0]
+        assert shown["points"] == 50.0 and (shown["ci95"] == wanted) == (wanted is not None)
+    told["tasks"] = {"ocr_text": {"score": "x", "n": 3, "ci95": [0.01, 0.99]}}
+    (run / "results.json").write_text(json.dumps(told))
+    with pytest.raises(DataError, match=r"results.json: is no result file of a bench"):
+        side_by_side([run, run])
 
 
 def test_averages_of_complete_runs(tmp_path: Path) -> None:
@@ -172,5 +192,14 @@ def test_command(tmp_path: Path) -> None:
     assert done.exit_code == 0 and json.loads(done.stdout)["benchmarks"]["MMStar"]["scores"][0]["points"] == 50.0
     done = CliRunner().invoke(app, ["bench", "--compare", runs[0], "--compare", runs[1]])
     assert "50.0 (23.7 to 76.3)" in done.stdout and "no difference shown" in done.stdout
+    for words, name in (
+        (["--samples", "3"], "--samples"),
+        (["--suite", "sail18"], "--suite"),
+        (["--endpoint", "http://x"], "--endpoint"),
+        (["--no-baselines"], "--no-baselines"),
+        (["--judge-api-key-env", "X"], "--judge-api-key-env"),
+    ):
+        done = CliRunner().invoke(app, ["bench", "--compare", runs[0], "--compare", runs[1], *words])
+        assert done.exit_code == 2 and f"{name}: means nothing with --compare" in done.stderr, done.output
     done = CliRunner().invoke(app, ["bench", "--compare", runs[0]])
     assert done.exit_code == 2 and "needs two bench runs" in done.stderr

@@ -153,6 +153,8 @@ class TestCommand:
     def test_mistakes_are_one_line(self, tmp_path: Path) -> None:
         done = self.ask("--from-scores", str(write(tmp_path, "{")), "--suite", "sail18", "--json")
         assert (done.exit_code, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+        done = self.ask("--from-scores", str(write(tmp_path, {})), "--suite", "sail18", "--out", "x")
+        assert done.exit_code == 2 and "--out: means nothing with --from-scores" in done.stderr
         done = self.ask("--from-scores", str(write(tmp_path, {})), "--suite", "sail")
         assert done.exit_code == 2 and "did you mean 'sail18'" in done.stderr
 

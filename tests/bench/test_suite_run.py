@@ -139,9 +139,24 @@ def test_a_local_model_and_every_checkpoint_of_a_run(tmp_path: Path, monkeypatch
     questions = sum(len(one.predictions) for one in made.values())
     assert sum(found["questions"] for found in results["benchmarks"].values()) == questions
     done = command("--suite", suite, "--data", tmp_path / "tables", "--checkpoint", checkpoint, "--dry-run")
-    assert done.exit_code == 0 and "DocVQA_VAL.tsv" in done.stdout
+    assert done.exit_code == 0 and "MMStar      there" in done.stdout and "missing there" not in done.stdout
+    done = command("--suite", suite, "--data", tmp_path, "--checkpoint", checkpoint, "--no-baselines")
+    assert done.exit_code == 2 and "--no-baselines: of the suite synth alone" in done.output
     done = command("--run", checkpoint, "--suite", suite)
     assert done.exit_code == 2 and "no run of sailctl" in done.output
+
+
+def test_a_plan_fits_a_terminal_and_names_no_judge_where_none_is_asked(tmp_path: Path) -> None:
+    suite = tmp_path / "mine.yaml"
+    suite.write_text("name: mine\nbenchmarks: [MMVet, {name: Mine, dataset: Mine, metric: exact_match}, BLINK, POPE]\n")
+    words = ("--suite", suite, "--data", tmp_path, "--checkpoint", tmp_path, "--dry-run")
+    planned = bench(*words)["benchmarks"]
+    assert [one["judge"] for one in planned] == ["none: fallback", None, None, None]
+    shown = command(*words).stdout
+    assert "missing there: MMVet.tsv, Mine.tsv, BLINK.tsv, POPE.tsv" in shown
+    shown = command("--suite", "sail18", *words[2:]).stdout
+    table = shown.partition("plan: sail18")[2].partition("tables:")[0].splitlines()
+    assert len(table) > 18 and max(map(len, table)) <= 80
 
 
 def test_workers_answer_and_one_scores(tmp_path: Path) -> None:

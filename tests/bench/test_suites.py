@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sailctl.cli import app
 from sailctl.core.bench.prompts import rule_of
 from sailctl.core.bench.suite_synth import TASKS
 from sailctl.core.bench.suites import Aggregate, Benchmark, aggregate, load_suite, missing, suite_names
@@ -221,6 +224,16 @@ def test_the_page_tells_every_key_and_its_example_works(tmp_path: Path) -> None:
     for name in suite_names():
         cells = next(line for line in page.splitlines() if line.startswith(f"| `{name}`")).split("|")
         assert all(average in cells[3] for average in load_suite(name).aggregates)
+
+
+def test_suites_can_be_listed() -> None:
+    done = CliRunner().invoke(app, ["bench", "--suite", "list", "--json"])
+    found = json.loads(done.stdout)
+    assert list(found["suites"]) == suite_names() and "BLINK" in found["datasets"]
+    assert found["suites"]["understanding"]["averages"] == ["Caption", "OCR", "Overall"]
+    assert len(found["suites"]["sail18"]["benchmarks"]) == 18
+    shown = CliRunner().invoke(app, ["bench", "--suite", "list"]).stdout
+    assert "sail18" in shown and "HallusionBench" in shown
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("sial18", "sail18"), ("Card14", "card14"), ("mmstarr", "MMStar")])

@@ -13,6 +13,7 @@ from typing import Any
 
 from sailctl.core.bench.clusters import Paired, compare, score
 from sailctl.core.bench.statistics import holm, weighted_mean
+from sailctl.core.bench.suite_results import SAME
 from sailctl.core.bench.suites import Suite, load_suite
 from sailctl.core.bench.tally import ITEMS, tally
 from sailctl.core.errors import DataError, UsageError
@@ -31,12 +32,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished bench run: its suite, what it measured, and its rows by benchmark."""
+    """A finished bench run: its suite, what it measured, its rows by benchmark, and the intervals it came with."""
 
     folder: Path
     label: str
     suite: Suite
     rows: Mapping[str, Sequence[Row]]
+    given: Mapping[str, Score]
 
 
 def read_run(folder: Path) -> Run:
@@ -49,7 +51,8 @@ def read_run(folder: Path) -> Run:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         suite, label = load_suite(results["suite"]), str(results["checkpoint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        given = _given(results)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no result file of a bench: {error}") from None
     rows: dict[str, list[Row]] = {}
     try:
@@ -60,7 +63,7 @@ def read_run(folder: Path) -> Run:
             rows.setdefault(name, []).append(row)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / SAMPLES}: holds what is no answer of a bench: {error!r}") from None
-    return Run(folder, label, suite, rows)
+    return Run(folder, label, suite, rows, given)
 
 
 def side_by_side(folders: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
@@ -81,7 +84,8 @@ def side_by_side(folders: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
         metric, full_marks = _metric(runs, name)
         for run, scores in zip(runs, measured, strict=True):
             if name in run.rows:
-                scores[name] = score(tally(metric, run.rows[name], full_marks)[0], seed=seed)
+                added = tally(metric, run.rows[name], full_marks)[0]
+                scores[name] = _as_given(run, name, added.value) or score(added, seed=seed)
         benchmarks[name] = {
             "metric": metric,
             "scores": [_points(scores.get(name)) for scores in measured],
@@ -96,23 +100,40 @@ def side_by_side(folders: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def comparison_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows for people: a line a benchmark, the runs' points, and each later run against the first."""
-    count = len(found["runs"])
-    columns = ["benchmark", *(f"run {number}" for number in range(1, count + 1))]
-    for number in range(2, count + 1):
-        columns += [f"{number} − 1", "p", "verdict"]
-    rows = []
-    for name, entry in found["benchmarks"].items():
-        cells = [name, *(_cell(one) for one in entry["scores"])]
-        for pair in entry["against_first"][1:]:
-            cells += (
-                ["–", "–", "nothing shared"] if pair is None else [_cell(pair), _p(pair["p_holm"]), pair["verdict"]]
-            )
-        rows.append(cells)
-    for name, averages in (found["averages"] or {}).items():
-        rows.append([name, *(_cell(one) for one in averages), *[""] * (3 * (count - 1))])
-    return columns, rows
+def comparison_tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Titles, columns and rows for people: the runs' points, then a table of each later run against the first."""
+    numbers = range(1, len(found["runs"]) + 1)
+    rows = [[name, *(_cell(one) for one in entry["scores"])] for name, entry in found["benchmarks"].items()]
+    rows += [[name, *(_cell(one) for one in averages)] for name, averages in (found["averages"] or {}).items()]
+    tables = [("points with 95% intervals", ["benchmark", *(f"run {number}" for number in numbers)], rows)]
+    for number in numbers[1:]:
+        pairs = {name: entry["against_first"][number - 1] for name, entry in found["benchmarks"].items()}
+        rows = [
+            [name, "–", "–", "nothing shared"]
+            if pair is None
+            else [name, _cell(pair), _p(pair["p_holm"]), pair["verdict"]]
+            for name, pair in pairs.items()
+        ]
+        title = f"run {number} less run 1, p adjusted for all benchmarks"
+        tables.append((title, ["benchmark", "difference", "p", "verdict"], rows))
+    return tables
+
+
+def _given(results: Mapping[str, Any]) -> dict[str, Score]:
+    """The scores with intervals that a bench wrote of benchmarks and averages."""
+    parts = results.get("benchmarks") or results.get("tasks") or {}
+    averages = results.get("averages") or {"overall": results.get("overall")}
+    return {
+        name: Score(float(one["score"]), int(one["n"]), (float(one["ci95"][0]), float(one["ci95"][1])))
+        for name, one in [*parts.items(), *averages.items()]
+        if one is not None and one.get("ci95") is not None
+    }
+
+
+def _as_given(run: Run, name: str, value: float) -> Score | None:
+    """What the bench itself said, if it is of the same number: one result has one interval, whoever shows it."""
+    one = run.given.get(name)
+    return one if one is not None and abs(one.score - value) <= SAME else None
 
 
 def _pair(metric: str, full_marks: float, first: Run, other: Run, name: str, seed: int) -> dict[str, Any] | None:
@@ -177,11 +198,12 @@ def _averages(runs: Sequence[Run], measured: Sequence[Mapping[str, Score]]) -> d
     if any(run.suite != suite for run in runs[1:]):
         return {}
     columns = []
-    for scores in measured:
+    for run, scores in zip(runs, measured, strict=True):
         known: dict[str, Score] = dict(scores)
         for name, definition in suite.aggregates.items():
             if all(member in known for member in definition.members):
-                known[name] = weighted_mean([known[member] for member in definition.members], definition.weights)
+                mean = weighted_mean([known[member] for member in definition.members], definition.weights)
+                known[name] = _as_given(run, name, mean.score) or mean
         columns.append(known)
     return {name: [_points(known.get(name)) for known in columns] for name in suite.aggregates}
 

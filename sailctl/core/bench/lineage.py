@@ -89,7 +89,12 @@ def default_out(checkpoint: Path, suite: str = "synth") -> Path:
     return checkpoint / name if path == run else run / name
 
 
-def report_folder(checkpoint: Path) -> Path | None:
-    """The folder of runs whose report shows a bench of this checkpoint, as seen from here; None for a model folder."""
-    run = run_of(checkpoint)
-    return None if run is None else Path(os.path.relpath(run.parent))
+def report_folder(results: Path) -> Path | None:
+    """The folder of runs whose report shows a bench with its results here, as seen from the working directory.
+
+    A report takes `bench` in a run, or beside runs; None for all others.
+    """
+    if results.name != "bench":
+        return None
+    home = results.resolve().parent
+    return Path(os.path.relpath(home.parent if (home / ABOUT).is_file() else home))

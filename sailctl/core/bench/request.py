@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sailctl.core.bench.lineage import as_name, bench_config, checkpoints_of, default_out, report_folder, run_of
+from sailctl.core.bench.shown import Shown, show_comparison, show_recomputed, show_suites
 from sailctl.core.bench.suites import Suite, load_suite
 from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.workers import share_of
@@ -19,27 +20,17 @@ if TYPE_CHECKING:
     from sailctl.core.bench.suite_run import SuiteJob
     from sailctl.core.engines.ask import Engine
 
-SYNTH = "synth"
+SYNTH, LIST = "synth", "list"
 TABLES_VARIABLE = "LMUData"  # VLMEvalKit's own, as is the folder without it
 KEY_ENV = "OPENAI_API_KEY"
-
-Table = tuple[str, list[str], list[list[str]]]
-
-
-@dataclass(slots=True)
-class Shown:
-    """What a bench shows: `json` for machines; for people tables (title, columns, rows), lines, and what comes next.
-
-    `remarks` go to standard error either way. `folders` hold finished results. `failure` ends the command after that.
-    """
-
-    json: Any
-    tables: list[Table] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    next: str | None = None
-    folders: list[Path] = field(default_factory=list)
-    failure: SailctlError | None = None
+# Fields whose option is not called as they are.
+OPTIONS = {
+    "endpoints": "--endpoint",
+    "key_env": "--api-key-env",
+    "baselines": "--no-baselines",
+    "judge_endpoints": "--judge-endpoint",
+    "judge_key_env": "--judge-api-key-env",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +58,20 @@ class BenchRequest:
     shard: str | None = None
     device: str = "auto"
     overlap: Path | None = None
+    from_scores: Path | None = None
+    compare: tuple[Path, ...] = ()
 
     def perform(self, reporter: Reporter, *, dry_run: bool = False) -> Shown:
         """Do it, or say what would be done. Raises UsageError for options that make no sense together."""
+        if self.suite == LIST:
+            self._alone(f"--suite {LIST}", "suite")
+            return show_suites()
+        if self.from_scores is not None:
+            self._alone("--from-scores", "from_scores", "suite")
+            return show_recomputed(self.from_scores, self.suite)
+        if self.compare:
+            self._alone("--compare", "compare")
+            return show_comparison(self.compare)
         self._check()
         if self.run is not None:
             return self._every_checkpoint(reporter, dry_run)
@@ -78,6 +80,13 @@ class BenchRequest:
         return self._suite(reporter, dry_run)
 
     # --- what makes no sense -------------------------------------------------------------------------------------
+
+    def _alone(self, option: str, *taken: str) -> None:
+        """Refuse what means nothing beside an option that only reads."""
+        for one in fields(self):
+            if one.name not in taken and getattr(self, one.name) != one.default:
+                name = OPTIONS.get(one.name, f"--{one.name.replace('_', '-')}")
+                raise UsageError(f"{name}: means nothing with {option}, which benches nothing; leave one of them out")
 
     def _check(self) -> None:
         named = [
@@ -111,6 +120,8 @@ class BenchRequest:
             for option, value in others.items():
                 if value:
                     raise UsageError(f"{option}: the suite {SYNTH} takes none; name another with --suite")
+        elif not self.baselines:
+            raise UsageError(f"--no-baselines: of the suite {SYNTH} alone; {self.suite} has none to leave out")
         for option, name in (("--api-key-env", self.key_env), ("--judge-api-key-env", self.judge_key_env)):
             if name != KEY_ENV and not os.environ.get(name):
                 raise UsageError(f"{option} {name}: that environment variable is not set")
@@ -132,7 +143,7 @@ class BenchRequest:
             planned = plan(path, config, folder, baselines=self.baselines)
             return Shown(planned, [("plan", ["setting", "value"], [[key, str(v)] for key, v in planned.items()])])
         results = bench(path, config, folder, self.device, reporter, baselines=self.baselines)
-        runs = report_folder(path)
+        runs = report_folder(folder)
         return Shown(
             results,
             [(f"{config.suite}, {results['overall']['n']} questions", *table(results))],
@@ -145,16 +156,18 @@ class BenchRequest:
 
     def _suite(self, reporter: Reporter, dry_run: bool) -> Shown:
         from sailctl.core.bench.suite_results import table
-        from sailctl.core.bench.suite_run import plan_suite, run_suite
+        from sailctl.core.bench.suite_run import plan_suite, plan_table, run_suite
 
         suite = load_suite(self.suite or SYNTH)
         job = self._job(suite)
         if dry_run:
             planned = plan_suite(job)
-            rows = [["" if cell is None else str(cell) for cell in row.values()] for row in planned]
+            names = ", ".join(Path(one["table"]).name for one in planned if not one["there"])
+            missing = [f"missing there: {names}"] if names else []
             return Shown(
                 {"suite": suite.name, **job.about, "out": str(job.out), "benchmarks": planned},
-                [(f"plan: {suite.name}, results in {job.out}", list(planned[0]), rows)],
+                [(f"plan: {suite.name}", *plan_table(planned))],
+                [f"tables: {job.tables}", *missing, f"results: {job.out}"],
             )
         results = run_suite(self._respondent(job.about["checkpoint"]), job, reporter)
         if job.share is not None:
@@ -256,28 +269,6 @@ class BenchRequest:
             folders=[folder for _, one in all_shown for folder in one.folders],
             failure=next((one.failure for _, one in all_shown if one.failure is not None), None),
         )
-
-
-def show_recomputed(path: Path, suite: str | None) -> Shown:
-    """The suite's averages from a file of scores; see `published.recompute`."""
-    from sailctl.core.bench.published import recompute, score_table
-
-    found, remarks = recompute(path, suite)
-    return Shown(found, [(f"{suite}: averages in points", *score_table(found))], remarks=remarks)
-
-
-def show_comparison(runs: list[Path]) -> Shown:
-    """Finished benches side by side; see `compare.side_by_side`."""
-    from sailctl.core.bench.compare import comparison_table, side_by_side
-
-    found = side_by_side(runs)
-    lines = [
-        f"run {place}: {one['run']} ({one['suite']}, {one['checkpoint']})" for place, one in enumerate(found["runs"], 1)
-    ]
-    if not found["averages"]:
-        lines.append("no averages: the runs are of different suites")
-    title = "points with 95% intervals, p adjusted for all benchmarks"
-    return Shown(found, [(title, *comparison_table(found))], lines)
 
 
 def _averages(results: dict[str, Any]) -> dict[str, str]:

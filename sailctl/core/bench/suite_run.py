@@ -20,7 +20,7 @@ from sailctl.core.bench.overlap import set_beside
 from sailctl.core.bench.predict import Reporter
 from sailctl.core.bench.questions import Questions, questions, table_path
 from sailctl.core.bench.references import OWN_METRICS
-from sailctl.core.bench.scorer import Job, Scored, needed_columns, score_all
+from sailctl.core.bench.scorer import READ_BY_RULE, Job, Scored, needed_columns, score_all
 from sailctl.core.bench.scorer_run import find_python
 from sailctl.core.bench.suite_results import SAMPLES, SampleWriter, averages, compare_published, entry, failure
 from sailctl.core.bench.suites import Benchmark, Suite
@@ -114,10 +114,34 @@ def plan_suite(job: SuiteJob) -> list[dict[str, Any]]:
                 "max_tiles": benchmark.max_tiles,
                 "max_new_tokens": benchmark.max_new_tokens,
                 "questions": _limit(benchmark, job.samples) or "all",
-                "judge": None if not benchmark.judge else "yes" if job.judge is not None else "none: fallback",
+                "judge": _judge(benchmark, job),
             }
         )
     return rows
+
+
+def plan_table(planned: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `plan_suite` for people, narrow enough for 80 columns."""
+    rows = [
+        [
+            one["benchmark"],
+            "there" if one["there"] else "missing",
+            one["metric"],
+            one["prompt"],
+            str(one["max_tiles"]),
+            str(one["questions"]),
+            {None: "–", "yes": "yes"}.get(one["judge"], "fallback"),
+        ]
+        for one in planned
+    ]
+    return ["benchmark", "table", "metric", "prompt", "tiles", "rows", "judge"], rows
+
+
+def _judge(benchmark: Benchmark, job: SuiteJob) -> str | None:
+    """Who judges; nobody where answers are read by a rule."""
+    if not benchmark.judge or benchmark.metric in READ_BY_RULE:
+        return None
+    return "yes" if job.judge is not None else "none: fallback"
 
 
 def _open_tables(job: SuiteJob, reporter: Reporter) -> list[Questions]:

@@ -150,6 +150,11 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def dataset_names() -> list[str]:
+    """Names that `dataset:NAME` knows how to ask and score."""
+    return sorted(_known(), key=str.lower)
+
+
 def load_suite(name_or_path: str | Path) -> Suite:
     """A built-in suite, a user's YAML file, or datasets by name: `dataset:NAME,NAME`, or one known benchmark's name.
 

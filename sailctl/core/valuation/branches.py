@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.bench.lineage import default_out, recipe_of
-from sailctl.core.bench.request import BenchRequest, Shown
+from sailctl.core.bench.request import SYNTH, BenchRequest
+from sailctl.core.bench.shown import Shown
 from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.reporter import Quiet, Reporter
 from sailctl.core.schema.load import dump_recipe, load_recipe
@@ -221,7 +222,7 @@ class BranchRequest:
             checkpoint=str(folder),
             out=out,
             samples=place.questions,
-            baselines=False,
+            baselines=place.suite != SYNTH,  # nobody looks at them
             device=self.device,
         )
         shown = request.perform(reporter)

@@ -73,7 +73,7 @@ def measure(spec: SuiteSpec, checkpoint: Path, out: Path, device: str) -> Outcom
         out=out,
         samples=spec.questions,
         seed=spec.seed,
-        baselines=False,
+        baselines=spec.name != SYNTH,  # nobody looks at them
         scorer_python=spec.scorer_python,
         device=device,
     )
