@@ -188,11 +188,14 @@ def test_headers_are_asked_for_again_too(store):
         files.file_stamp(store.url("y"))
 
 
-def test_a_server_without_ranges_is_told_apart(store):
+def test_a_server_without_ranges_is_told_apart(store, tmp_path):
     store.files["/x"] = bytes(5000)
     store.ignores_ranges = True
     with pytest.raises(OSError, match=r"ignores byte ranges .10 bytes asked for, 5000 sent"):
         stores.read_range(store.url("x"), 0, 10)
+    store.files["/a.tar"] = captions_tar(tmp_path)  # small enough to be indexed by one request for all of it
+    with pytest.raises(DataError, match=r"shard .*a\.tar: the server ignores byte ranges .* or copy the file here$"):
+        source(store.url("a.tar")).read(0)
 
 
 def test_long_reads_are_several_requests_and_files_can_be_sought(store, monkeypatch):

@@ -44,6 +44,10 @@ class Unreachable(OSError):
     """A store that gave no usable answer however often it was asked; what was asked for may well be there."""
 
 
+class NoRanges(OSError):
+    """A server that sends whole files where parts of them were asked for."""
+
+
 # --- what is said of a store that does not answer ---------------------------------------------------------------------
 
 Told = Callable[[str, str], None]  # a store, and what is wrong with it: nothing, once it answers again
@@ -103,7 +107,7 @@ def read_range(url: str, offset: int, length: int) -> bytes:
     """Up to `length` bytes from `offset` of a URL, without keeping a handle open.
 
     A store that stalls, hangs up or is busy is asked again, with growing pauses (`PATIENCE`). Raises OSError;
-    Unreachable when it never answered.
+    Unreachable when it never answered, NoRanges when it sent more than that.
     """
     filesystem, inner = _url_to_fs(url)
     parts: list[bytes] = []
@@ -112,7 +116,7 @@ def read_range(url: str, offset: int, length: int) -> bytes:
         wanted = min(end - offset, _REQUEST_BYTES)
         part = bytes(_asked(url, partial(filesystem.cat_file, inner, start=offset, end=offset + wanted)))
         if len(part) > wanted:
-            raise OSError(
+            raise NoRanges(
                 f"the server ignores byte ranges ({wanted} bytes asked for, {len(part)} sent); "
                 "use one that honours them, or copy the file here"
             )

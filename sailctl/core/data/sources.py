@@ -262,6 +262,8 @@ class SpanSource(Source):
             raise DataError(f"shard {path} cannot be opened: {error.strerror or 'it is gone'}") from error
         except stores.Unreachable as error:
             raise DataError(unreachable(f"shard {path}", error)) from error
+        except stores.NoRanges as error:
+            raise DataError(f"shard {path}: {error}") from error
         except OSError as error:
             raise SampleError("unreadable", f"{path}, bytes {offset} to {offset + length}: {error}") from error
         if len(data) < length:
