@@ -76,10 +76,12 @@ def test_the_same_mixture_is_written_again_another_is_refused(made: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight": ["aa=2"]}, r"--weight aa=2: give NAME=VALUE; did you mean a\? sources: a, b"),
-        ({"weight": ["2"]}, r"--weight 2: give NAME=VALUE; sources: a, b"),
+        ({"weight": ["aa=2"]}, r"--weight aa=2: no source is called aa; did you mean a\? there are: a, b"),
+        ({"group": ["nosuch=2"]}, r"--group nosuch=2: no source is called nosuch; there are: a, b"),
+        ({"weight": ["2"]}, r"--weight 2: of which source\? give NAME=2, one of: a, b"),
         ({"weight": ["a=x"]}, r"--weight x: should be a number above 0"),
-        ({"weight": ["a=0", "b=1"]}, r"sources.0.weight = 0.0: input should be greater than 0"),
+        ({"weight": ["a=0", "b=1"]}, r"--weight 0: should be a number above 0"),
+        ({"repeats": ["a=nan"]}, r"--repeats nan: should be a number above 0"),
         ({"weight": ["a=2"]}, "give every source a weight or none; without one: b"),
         ({"weight": ["a=2", "b=1"], "repeats": ["a=2"]}, "weights and repeats do not mix"),
         ({"samples": ["a=9k"]}, r"samples = 9000, but it holds 8"),

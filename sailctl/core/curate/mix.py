@@ -6,6 +6,7 @@ It holds no samples and copies nothing: whatever takes `--data` reads it. What i
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +76,7 @@ class MixRequest:
         for text in self.verdicts:
             name, path = _split(text, of)
             if name is None:
-                _no_other_name(text, of)
+                _no_other_name(text, of, "--verdicts")
             for raw in of.values() if name is None else [of[name]]:
                 raw["verdicts"] = [*raw.get("verdicts", []), path]
         single: dict[str, tuple[Sequence[str], Callable[[str, str], Any]]] = {
@@ -105,33 +106,34 @@ def _split(text: str, of: Mapping[str, Any]) -> tuple[str | None, str]:
     return (name, value) if equals and name in of else (None, text)
 
 
-def _no_other_name(text: str, of: Mapping[str, Any]) -> None:
-    """Raises UsageError where a text is NAME=DIR of no source rather than a path with "=" in it."""
+def _no_other_name(text: str, of: Mapping[str, Any], option: str) -> None:
+    """Raises UsageError where a text is NAME=VALUE of no source rather than a path with "=" in it."""
     wrong, equals, _ = text.partition("=")
     if equals and "/" not in wrong and not files.is_url(text) and not os.path.exists(os.path.expanduser(text)):
         close = difflib.get_close_matches(wrong, list(of), n=1)
         meant = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"--verdicts {text}: no source is called {wrong}; {meant}there are: {', '.join(of)}")
+        raise UsageError(f"{option} {text}: no source is called {wrong}; {meant}there are: {', '.join(of)}")
 
 
 def _set(of: Mapping[str, dict[str, Any]], key: str, text: str, read: Callable[[str, str], Any]) -> None:
     option = f"--{key.replace('_', '-')}"
     name, value = _split(text, of)
     if name is None:
-        if len(of) > 1 or (key in ("weight", "repeats", "samples", "group") and "=" in text):
-            wrong = text.partition("=")[0]
-            close = difflib.get_close_matches(wrong, list(of), n=1)
-            meant = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"{option} {text}: give NAME=VALUE; {meant}sources: {', '.join(of)}")
+        _no_other_name(text, of, option)
+        if len(of) > 1:
+            raise UsageError(f"{option} {text}: of which source? give NAME={text}, one of: {', '.join(of)}")
         name = next(iter(of))
     of[name][key] = read(value, option)
 
 
 def _number(text: str, option: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise UsageError(f"{option} {text}: should be a number above 0, such as 2 or 0.5") from None
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(f"{option} {text}: should be a number above 0, such as 2 or 0.5")
+    return value
 
 
 def _text(text: str, _: str) -> str:
