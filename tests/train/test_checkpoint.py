@@ -106,6 +106,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_last_good_one(tmp_path: Path) -> 
     (tmp_path / "latest").write_text("step-00000009")
     assert checkpoint.last_good(tmp_path, said.append).path.name == "step-00000002"
     assert "names 'step-00000009', which is no complete checkpoint" in said[0]
+    (tmp_path / "latest").unlink()
+    said.clear()
+    assert checkpoint.last_good(tmp_path, said.append).path.name == "step-00000002"
+    assert said[0] == f"{tmp_path / 'latest'} is missing; going on from step-00000002, the last good one"
+    assert checkpoint.latest(tmp_path).path.name == "step-00000004"
     for step in (1, 2):
         flip(tmp_path / "checkpoints" / f"step-0000000{step}" / "state" / "state.json")
     with pytest.raises(CheckpointError, match=r"has no good checkpoint left .* begin anew in another --out"):

@@ -81,31 +81,33 @@ def complete(run_dir: Path) -> list[str]:
 
 
 def latest(run_dir: Path) -> Checkpoint | None:
-    """The newest complete checkpoint of a run, or None before the first; a dangling `latest` is a CheckpointError."""
-    pointer = run_dir / "latest"
+    """The checkpoint that `latest` names, without that file the newest complete one, None before the first; a dangling
+    `latest` is a CheckpointError."""
+    pointer, present = run_dir / "latest", complete(run_dir)
     if not pointer.is_file():
-        return None
-    name = pointer.read_text(encoding="utf-8").strip()
-    path = run_dir / "checkpoints" / name
-    if not (path / MANIFEST).is_file():
-        present = ", ".join(complete(run_dir)) or "none"
-        raise CheckpointError(f"{pointer} names {name}, which is no complete checkpoint; complete ones: {present}")
-    return Checkpoint(path)
+        return Checkpoint(run_dir / "checkpoints" / present[-1]) if present else None
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    if name not in present:
+        listed = ", ".join(present) or "none"
+        raise CheckpointError(f"{pointer} names {name}, which is no complete checkpoint; complete ones: {listed}")
+    return Checkpoint(run_dir / "checkpoints" / name)
 
 
 def last_good(run_dir: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint whose files are what was written: `latest`, or the first good one before it.
 
-    What is wrong with those passed over goes to `say`. None before the first; a run all of whose checkpoints are
-    damaged is a CheckpointError.
+    What is wrong with those passed over, or with `latest`, goes to `say`. None before the first; a run all of whose
+    checkpoints are damaged is a CheckpointError.
     """
-    pointer = run_dir / "latest"
-    if not pointer.is_file():
+    pointer, present = run_dir / "latest", complete(run_dir)
+    if pointer.is_file():
+        named = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        faults = [] if named in present else [f"{pointer} names {named!r}, which is no complete checkpoint"]
+    elif present:
+        named, faults = "", [f"{pointer} is missing"]
+    else:
         return None
-    named = pointer.read_text(encoding="utf-8", errors="replace").strip()
-    present = complete(run_dir)
     candidates = [name for name in reversed(present) if name <= named or named not in present]
-    faults = [] if named in present else [f"{pointer} names {named!r}, which is no complete checkpoint"]
     for name in candidates:
         found = Checkpoint(run_dir / "checkpoints" / name)
         fault = found.fault()
