@@ -1,5 +1,6 @@
 """What packs are filled to: batches are met, packs cost the same, and what cannot be even is made even in time."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -49,19 +50,19 @@ def test_packs_cost_the_same(balance, most):
     assert max(fill, tiles) >= 0.93
 
 
-def efficiency(pieces, target, ranks, tokens=16_384, tiles=48):
+def efficiency(pieces, target, ranks, balance, costs=COSTS, tokens=16_384, tiles=48):
     """What ranks compute of what they could while all wait for the slowest, over the steps that all of them have."""
-    lanes = [CostPacker(tokens, tiles, 24, COSTS, target) for _ in range(ranks)]
+    lanes = [CostPacker(tokens, tiles, 24, costs, target) for _ in range(ranks)]
     groups = [[] for _ in lanes]
     for piece in pieces:
         groups[piece.name % ranks] += lanes[piece.name % ranks].add(piece)
-    pairs = [[list(zip(*map(COSTS.of, group), strict=True)) for group in lane] for lane in groups]
+    pairs = [[list(zip(*map(costs.of, group), strict=True)) for group in lane] for lane in groups]
     useful = slowest = 0.0
     for step in zip(*pairs):  # noqa: B905 - some lanes are a pack ahead
         vision, llm = ([sum(pair[part]) for pair in step] for part in (0, 1))
         both = [sum(one) for one in zip(vision, llm, strict=True)]
         useful += sum(both)
-        slowest += ranks * (max(vision) + max(llm) if target.balance == "module" else max(both))
+        slowest += ranks * (max(vision) + max(llm) if balance == "module" else max(both))
     return useful / slowest
 
 
@@ -71,8 +72,8 @@ def test_giants_meet_where_there_are_many(balance, least, gain):
     pieces = half_long(12_000)
     _, target = pack_target(pieces[:512], COSTS, tokens=16_384, tiles=48, balance=balance)
     assert target.every > 1
-    together = efficiency(pieces, target, 32)
-    apart = efficiency(pieces, replace(target, every=1), 32)
+    together = efficiency(pieces, target, 32, balance)
+    apart = efficiency(pieces, replace(target, every=1), 32, balance)
     assert together >= least and together >= apart + gain
 
 
@@ -82,3 +83,31 @@ def test_nobody_is_held_back_where_there_are_no_giants_or_only_one_lane():
     batch = {"tokens": 16_384, "tiles": 48, "samples": 8}
     assert pack_target(half_long(512), COSTS, **batch)[1].every > 1
     assert pack_target(half_long(512), COSTS, **batch, exact=True)[1].every == 1
+
+
+def test_packs_stay_emptier_where_that_lets_them_cost_the_same():
+    """A long document leaves no room for as many tiles as the packs of pictures have: these must do with fewer."""
+    draw, costs = random.Random(1), Costs(240.0, 1.0, 0.1, 1 / 30_000)
+    pieces = [
+        Piece(piece.name, draw.randint(50, 16_000)) if draw.random() < 0.06 else piece
+        for piece in mixed(12_000, text=0)
+    ]
+    _, target = pack_target(pieces[:512], costs, tokens=16_384, tiles=48)
+    fuller = replace(target, vision=target.vision / 0.92, llm=target.llm / 0.92)
+    gained = efficiency(pieces, target, 32, "sum", costs)
+    assert gained > 0.95 and gained > efficiency(pieces, fuller, 32, "sum", costs) + 0.02
+
+
+def test_where_no_pack_is_like_another_in_both_parts_sums_are_made_alike():
+    """Thirteen tiles or a text of half a pack and more: vision and language model cannot both be even."""
+    draw = random.Random(1)
+    pieces = [
+        Piece(name, 256 * 13 + draw.randint(50, 800), 13)
+        if draw.random() < 0.7
+        else Piece(name, draw.randint(8_000, 16_384))
+        for name in range(8_000)
+    ]
+    _, target = pack_target(pieces[:512], COSTS, tokens=16_384, tiles=48, balance="module")
+    assert target.balance == "sum"
+    apart = replace(target, balance="module")
+    assert efficiency(pieces, target, 32, "module") > efficiency(pieces, apart, 32, "module") + 0.01

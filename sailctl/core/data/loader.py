@@ -225,6 +225,7 @@ class Loader:
             "num_lanes": self.data.lanes,
             "global_batch_samples": self.global_batch_samples,
             "packs_per_lane": self.packs_per_lane,
+            "balance": self.data.balance,
             "target": None if self.target is None else asdict(self.target),
             "costs": asdict(self.costs),
             "shares": self.order.mixture.shares,
@@ -251,8 +252,9 @@ class Loader:
                     f"cannot resume: {what} has changed from {state[key]} to {mine[key]}; "
                     "restore it, or begin a new run in another --out"
                 )
-        same = all(state[key] == mine[key] for key in ("global_batch_samples", "costs"))
-        if same and state["target"] and state["target"]["balance"] == self.data.balance:
+        # a state of before a target could be another one than was asked for has no balance of its own
+        state = {"balance": (state["target"] or {}).get("balance"), **state}
+        if state["target"] and all(state[key] == mine[key] for key in ("global_batch_samples", "costs", "balance")):
             self.packs_per_lane, self.target = state["packs_per_lane"], Target(**state["target"])
         for lane in self.lanes:
             if str(lane.lane) not in state["lanes"]:

@@ -11,11 +11,12 @@ from sailctl.core.data.choose import WINDOW, Balance, CostPacker, Costs, Packabl
 PROBED = 512  # samples, the first of all lanes together, that are measured to know what a pack holds
 FILL = 0.955  # of the tighter cap: the room that is left lets packs of any composition reach the same cost
 _FULLER = (1.0, 1.04, 1.08, 1.14, 1.22)  # beyond FILL: where single samples cost as much as a pack, ranks wait less
+_EMPTIER = (0.92, 0.85)  # so do they where long documents leave no room for tiles in some packs
 _EVERY = (4, 8)  # packs, of which one may hold giants
 _TILTS = (1.05, 1.1, 1.2)  # more vision than the mean, to make up for packs that long documents leave no room in
 _ALIKE = 0.001  # efficiencies this close are the same, and the fuller pack is the better one
 _MUCH_WORSE = 0.005
-_WORTH_HOLDING = 0.02  # less is not worth that some samples wait
+_WORTH = 0.02  # less is not worth that samples wait, or packs stay emptier
 _PACKS = 24  # to rehearse, if that is not too long
 _RANKS = 64  # that meet; the more there are, the dearer the dearest pack of a step
 
@@ -47,18 +48,25 @@ def pack_target(
     pairs = [costs.of(item) for item in sizes]
     vision, llm = (each * sum(pair[part] for pair in pairs) / count for part in (0, 1))
     mean = Target(vision, llm, limit, balance)
-    stage = _Rehearsal(_repeated(sizes, max(PROBED, min(_PACKS * ceil(each), 8 * PROBED))), costs, tokens, tiles)
-    fuller = [mean] if samples is not None else [_times(mean, by, by) for by in _FULLER]
-    efficiency, target = stage.best(fuller) if len(fuller) > 1 else (0.0, mean)
-    if not exact and stage.has_giants(mean):
-        efficiency = efficiency or stage.efficiency(mean)
-        held = [stage.best([replace(one, every=every) for one in fuller[:3]]) for every in _EVERY]
+    rehearsed = _repeated(sizes, max(PROBED, min(_PACKS * ceil(each), 8 * PROBED)))
+    stage = _Rehearsal(rehearsed, costs, tokens, tiles, balance)
+    fuller, emptier = (_FULLER, _EMPTIER) if samples is None else ((1.0,), ())
+    giants = not exact and stage.has_giants(mean)
+    efficiency, target = stage.settle(mean, fuller, emptier) if samples is None or giants else (0.0, mean)
+    if giants:
+        held = [stage.settle(replace(mean, every=every), fuller[:3], emptier) for every in _EVERY]
         together, held_back = max(held, key=lambda pair: pair[0])
-        if together > efficiency + _WORTH_HOLDING:
-            target = held_back
+        if together > efficiency + _WORTH:
+            efficiency, target = together, held_back
     if balance == "module" and vision and limit is None:
         most = tiles * costs.per_tile / target.vision
-        _, target = stage.best([target, *(_times(target, tilt, 1.0) for tilt in _TILTS if tilt < most)], alike=0.0)
+        tilted = [target, *(_times(target, tilt, 1.0) for tilt in _TILTS if tilt < most)]
+        efficiency, target = stage.best(tilted, alike=0.0)
+        # where packs cannot be alike in both parts, trying to makes them alike in neither
+        either = [replace(mean, balance="sum", every=every) for every in (1, *(_EVERY if giants else ()))]
+        best, alike_in_sum = stage.best(either)
+        if best > efficiency + _WORTH:
+            target = alike_in_sum
     return packs, target
 
 
@@ -73,13 +81,24 @@ def _times(target: Target, vision: float, llm: float) -> Target:
 class _Rehearsal:
     """Packs of `sizes`, as one lane would choose them for a target, and how long ranks would wait for one another."""
 
-    def __init__(self, sizes: Sequence[Packable], costs: Costs, tokens: int, tiles: int) -> None:
-        self.sizes, self.costs, self.caps = sizes, costs, (tokens, tiles)
+    def __init__(self, sizes: Sequence[Packable], costs: Costs, tokens: int, tiles: int, balance: Balance) -> None:
+        self.sizes, self.costs, self.caps, self.balance = sizes, costs, (tokens, tiles), balance
 
     def has_giants(self, target: Target) -> bool:
         """Whether some sample alone costs more than a pack should."""
         packer: CostPacker[Packable] = CostPacker(*self.caps, WINDOW, self.costs, target)
         return any(map(packer.is_giant, self.sizes))
+
+    def settle(self, mean: Target, fuller: Sequence[float], emptier: Sequence[float]) -> tuple[float, Target]:
+        """(efficiency, target): `mean` times the best of `fuller`, or of `emptier` if that is much better."""
+        efficiency, target = self.best([_times(mean, by, by) for by in fuller])
+        for by in emptier:
+            less = _times(mean, by, by)
+            gained = self.efficiency(less)
+            if gained < efficiency + _WORTH:
+                break
+            efficiency, target = gained, less
+        return efficiency, target
 
     def best(self, targets: Sequence[Target], alike: float = _ALIKE) -> tuple[float, Target]:
         """(efficiency, target): the last of the targets that are as good as the best; none after a much worse one."""
@@ -102,7 +121,7 @@ class _Rehearsal:
         useful = sum(vision + llm for phase in phases for vision, llm in phase)
         taken = 0.0
         for phase in filter(None, phases):
-            if target.balance == "module":
+            if self.balance == "module":
                 slowest = sum(_expected_most(part) for part in zip(*phase, strict=True))
             else:
                 slowest = _expected_most([vision + llm for vision, llm in phase])
