@@ -94,6 +94,7 @@ def test_rejects_and_quarantine_reach_the_report_and_the_replay_works(
     engine.rule = told
     replayed = sailctl(*shlex.split(row["replay"])[1:], "--json")
     assert json.loads(replayed.stdout)["quarantined"] == {} and replayed.exit_code == 0
+    assert report["session"]["samples"] == 4 and json.loads(replayed.stdout)["session"]["samples"] == 1
     assert [row["key"] for row in sidecar_rows(tmp_path / "out")] == ["a", "c"]
     assert len(engine.asked) == 3
 
@@ -276,9 +277,22 @@ class TestAJobOfNoUse:
         data = picture_tar(tmp_path / "a.tar", range(3))
         alone = sailctl("caption", "--data", data, "--task", "qa", *ASKING, "--out", tmp_path / "alone")
         assert alone.exit_code == 1 and "none of 3 samples has a caption (unparsable 3)" in alone.stderr
+        assert f"alone; to ask once more: sailctl caption --data {data} " in alone.stderr
+        assert alone.stderr.strip().endswith("--retry-quarantined")
         both = sailctl("caption", "--data", data, "--task", "ocr,qa", *ASKING, "--out", tmp_path / "out")
         assert both.exit_code == 0 and "captions=" + str(tmp_path / "out" / "ocr-en") in both.stderr
         assert "warning: qa: none of 3 questions got an answer of use" in both.stdout
+
+
+def test_a_run_that_goes_on_tells_of_its_own_samples(tmp_path: Path, engine: RuleEngine) -> None:
+    data = picture_tar(tmp_path / "a.tar", range(12))
+    words = ("caption", "--data", data, *ASKING, "--out", tmp_path / "out", "--json")
+    engine.fail_after = 5
+    with pytest.raises(RuntimeError):
+        CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    engine.fail_after = None
+    report = json.loads(sailctl(*words).stdout)
+    assert report["samples"] == 12 and report["session"]["samples"] == report["session"]["answered"] == 7
 
 
 def test_half_of_a_job_names_no_next_command(data: Path, tmp_path: Path, engine: RuleEngine) -> None:

@@ -29,7 +29,7 @@ MAX_BROKEN = 10  # shards that cannot be read before something else is taken to 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples of a unit, or why they are none, each with its row; without any, a unit of which nothing is unread."""
+    """Samples of a unit, or why they are none, each with its row; the first of a unit comes before any is read."""
 
     ledger: Ledger
     rows: list[tuple[int, Sample | SampleError]]

@@ -31,6 +31,7 @@ class Ledger:
         self.digest = digest
         self.journal = journal
         self.resumed = len(journal) > 0  # somebody worked on it before, and may have been killed at any instant
+        self.reopened = False  # it was sealed: its rows are read anew, whether anything is asked of them or not
         self.changed = ""  # how its data shard is another than when it was begun
         self.unread = 0  # rows not yet noted in this session
         self.waiting: set[str] = set()  # questions put and not yet answered
@@ -83,6 +84,7 @@ class Ledger:
 
     def _unseal(self, manifest: dict[str, Any], damaged: dict[str, str], retry: bool, only: str) -> None:
         """Put what a sealed unit holds back into the journal; its rows are read anew."""
+        self.reopened = True
         out, kept = (
             self.job.out,
             ("text", "turns", "prompt_id", "finish", "prompt_tokens", "completion_tokens", "created"),

@@ -115,7 +115,7 @@ class Pipeline:
         return {
             "samples": self.feed.sealed_rows + self._done_rows + max(partly, 0),
             "total": round(self.feed.total_rows()),
-            "before": self.feed.sealed_rows,
+            "before": self.feed.sealed_rows + self._counts["settled"],
             **{name: self._counts[name] for name in ("answered", "failed", "rejected")},
             **{name: self.spent.session[name] for name in COUNTED},
             "engine": asdict(told) if is_dataclass(told) and not isinstance(told, type) else {},
@@ -153,6 +153,9 @@ class Pipeline:
                 self._exhausted = True
                 return
             self._open.add(batch.ledger)
+            if not batch.rows:
+                unit = batch.ledger.unit
+                self._counts["settled"] += unit.stop - unit.start - batch.ledger.unread
             self._reading = asyncio.get_running_loop().run_in_executor(self._reader, self.feed.next)
             for row, found in batch.rows:
                 self._enter(batch.ledger, row, found)
@@ -163,9 +166,12 @@ class Pipeline:
     def _enter(self, ledger: Ledger, row: int, found: Sample | SampleError) -> None:
         if isinstance(found, SampleError):
             self._counts["rejected"] += 1
+            self._counts["settled"] += ledger.reopened
             ledger.note_reject(row, found)
             return
-        for question in questions_of(ledger, row, found):
+        questions = questions_of(ledger, row, found)
+        self._counts["settled"] += ledger.reopened and not questions
+        for question in questions:
             if question.after:
                 self._after.setdefault((id(ledger), question.after), []).append(question)
                 self._follow(ledger, question.after)

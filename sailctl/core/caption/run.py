@@ -192,7 +192,8 @@ def _nothing(report: dict[str, Any]) -> SailctlError | None:
         reasons = ", ".join(f"{name} {count:,}" for name, count in (
             *report["rejected"]["reasons"].items(), *report["quarantined"].items()
         ))  # fmt: skip
-        return DataError(f"none of {report['samples']:,} samples has a caption ({reasons}); see {report['out']}")
+        again = f"; to ask once more: {report['session']['retry']}" if report["quarantined"] else ""
+        return DataError(f"none of {report['samples']:,} samples has a caption ({reasons}); see {report['out']}{again}")
     return None
 
 
