@@ -108,7 +108,7 @@ StageOpt = Annotated[
 
 FullSizeOpt = Annotated[
     str | None,
-    typer.Option("--samples", help="Samples of a full-size trial, such as 2M; what there is, at most.", metavar="N"),
+    typer.Option("--samples", help="Samples of a full-size trial; without it what there is, 2M at most.", metavar="N"),
 ]
 
 RungsOpt = Annotated[

@@ -196,6 +196,22 @@ def test_two_campaigns_in_one_workspace_are_refused(tmp_path: Path) -> None:
         other.join()
 
 
+def test_to_look_takes_no_turn_and_leaves_all_as_it_was(tmp_path: Path) -> None:
+    with workspace(tmp_path / "none", look_only=True) as ledger:
+        assert ledger.rows() == []
+    assert not (tmp_path / "none").exists()
+    folder = tmp_path / "a b?"
+    with workspace(folder) as ledger:
+        ledger.put(entry("one", Outcome(40.0, 5)))
+        before = (folder / FILE).read_bytes()
+        with workspace(folder, look_only=True) as looking:
+            assert looking.outcome("one") is not None and looking.fact("rate", lambda: 3) == 3
+        assert (folder / FILE).read_bytes() == before and facts(ledger) == set()
+    (folder / FILE).write_bytes(b"a text, no database" * 99)
+    with pytest.raises(DataError, match="is no usable ledger"), workspace(folder, look_only=True):
+        pass
+
+
 def test_a_workspace_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be used as a workspace"), workspace(tmp_path / "file"):

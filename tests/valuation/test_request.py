@@ -27,7 +27,8 @@ from sailctl.cli import app
 from sailctl.core.errors import TrainingError
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.valuation import request as module
-from sailctl.core.valuation.ledger import FILE
+from sailctl.core.valuation.ladder import plan_for
+from sailctl.core.valuation.ledger import FILE, workspace
 from sailctl.core.valuation.mixture import open_parts
 from sailctl.core.valuation.request import EvalRequest
 from sailctl.core.valuation.seam import Outcome
@@ -139,18 +140,22 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [
         (("quick-eval", *SMALL), "quick-eval ranks datasets: give --data twice or more"),
         (("quick-eval", *SMALL, *TWO[:2]), "quick-eval ranks datasets: give --data twice or more"),
-        (("quick-eval", *SMALL, *TWO, "--rungs", "6,x"), "x: is no number of samples"),
-        (("quick-eval", *SMALL, *TWO, "--rungs", "12,6"), "rungs = [12, 6]: should be rising"),
-        (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "1,2"), "seeds = [1, 2]: should hold one number"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6,x"), "--rungs x: is no number of samples"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "12,6"), "--rungs 12,6: should be rising"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "1,2"), "--seeds 1,2: should hold one number"),
         (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "x"), "--seeds x: give a number for each rung"),
-        (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "0"), "seeds = [0]: every rung takes one or more"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--seeds", "0"), "--seeds 0: every size but the last"),
         (("quick-eval", *SMALL, *TWO, "--rungs", "6,12", "--samples", "24"), "--samples 24: the last of --rungs 6,12"),
-        (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--alpha", "2"), "alpha, power and worth: should be within"),
-        (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--worth", "0"), "alpha, power and worth: should be within"),
-        (("compose-eval", *SMALL, *MIXED, "--rungs", "6,12", "--seeds", "-1"), "screen = [-1]: every rung takes one"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--alpha", "2"), "--alpha 2: should be above 0 and below 0.5"),
+        (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--worth", "0"), "--worth 0: should be a number of points"),
+        (("quick-eval", *SMALL, *TWO, "--finalists", "99"), "--finalists 99: 2 datasets are given; ask for no more"),
+        (("compose-eval", *SMALL, *MIXED, "--rungs", "6,12", "--seeds", "-1"), "--seeds -1: every size but the last"),
+        (("compose-eval", *SMALL, *MIXED, "--rungs", "6,9,12,15"), "--rungs 6,9,12,15: so many want --seeds, too"),
+        (("compose-eval", *SMALL, *MIXED, "--strategy", "paper", "--seeds", "1"), "--seeds 1: --strategy paper"),
+        (("compose-eval", *SMALL, *MIXED, "--strategy", "joint", "--rungs", "6,12"), "--rungs 6,12: --strategy joint"),
         (("compose-eval", *SMALL, *MIXED, "--samples", "110"), "the other groups hold 80 samples"),
         (("compose-eval", *SMALL, *MIXED, "--samples", "9999", "--dry-run"), "the mixture holds "),
-        (("quick-eval", *SMALL, *TWO, "--samples", "1h"), "1h: is no number of samples"),
+        (("quick-eval", *SMALL, *TWO, "--samples", "1h"), "--samples 1h: is no number of samples"),
         (("quick-eval", *SMALL, *TWO, "--samples", "41"), "holds 40 samples, 41 are asked for; ask for fewer"),
         (("quick-eval", *SMALL, *TWO, "--budget", "much"), "--budget much: give samples (2e6, 2M) or device time"),
         (("quick-eval", *SMALL, *TWO, "--rungs", "6", "--budget", "23"), "too small for one decision, which takes 24"),
@@ -161,11 +166,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (("quick-eval", "--recipe", "recipe", "--stage", "advance", *TWO, "--questions", 1), "run/alignment"),
         (("incremental-eval", *SMALL, *MIXED), "incremental-eval judges candidates: give --data CANDIDATE"),
         (("incremental-eval", *SMALL, *MIXED, *TWO, "--strategy", "joint"), "--strategy joint: should be sequential"),
-        (("incremental-eval", *SMALL, *MIXED, *TWO, "--fdr", "1.5"), "fdr = 1.5"),
+        (("incremental-eval", *SMALL, *MIXED, *TWO, "--fdr", "1.5"), "--fdr 1.5: should be above 0 and below 1"),
         (("compose-eval", *SMALL, *MIXED, "--strategy", "best"), "--strategy best: should be sequential or paper or"),
         (("compose-eval", *SMALL, *MIXED, "--group", "documents"), "--group documents: should be NAME=PATTERN"),
         (("compose-eval", *SMALL, *MIXED, "--group", "a=pdf*"), "--group a=pdf*: pdf* matches no source; sources: doc"),
-        (("compose-eval", *SMALL, *MIXED, "--alpha", "0.7"), "alpha, power, worth and margin: should be within"),
+        (("compose-eval", *SMALL, *MIXED, "--alpha", "0.7"), "--alpha 0.7: should be above 0"),
         (("compose-eval", *SMALL, "--mixture", "recipe/alignment.yaml"), "is not a mixture; it should begin with"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(map(str, (value[0], *value[-2:]))),
@@ -200,13 +205,19 @@ def test_dry_runs_train_nothing_and_say_what_would_be_done(here: Path, tmp_path:
     assert json.loads(sailctl(*words).stdout)["trials to begin with"] >= 2  # a candidate and the baseline
     shown = sailctl(*words[:-1])
     assert shown.exit_code == 0 and "plan: incremental-eval" in shown.stdout
-    assert trained == [] and not (tmp_path / "trials").exists()
+    assert trained == [] and list(tmp_path.iterdir()) == []
+    with workspace(tmp_path):  # another evaluation is at work there
+        assert sailctl(*words[:-1]).exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("quick-eval", *TWO, "--rungs", "12,6"), "rungs = [12, 6]: should be rising"),
+        (("quick-eval", *TWO, "--rungs", "12,6"), "--rungs 12,6: should be rising"),
+        (("quick-eval", *TWO, "--worth", "nan"), "--worth nan: should be a number of points above 0"),
+        (("compose-eval", *MIXED, "--alpha", "nan"), "--alpha nan: should be above 0"),
+        (("incremental-eval", *MIXED, *TWO, "--margin", "inf"), "--margin inf: should be a number of points"),
+        (("incremental-eval", *MIXED, *TWO, "--fdr", "5"), "--fdr 5: should be above 0 and below 1"),
         (("quick-eval", *TWO, "--rungs", "6", "--budget", "23"), "too small for one decision, which takes 24"),
         (("compose-eval", *MIXED, "--samples", "110"), "the other groups hold 80 samples"),
         (("compose-eval", *MIXED, "--group", "all=*"), "one group is no mixture"),
@@ -266,7 +277,8 @@ def test_rungs_are_shares_of_the_full_size_worth_the_name(here: Path) -> None:
 
     def plan(command: Any, **options: Any) -> Any:
         recipe, _ = module.load_recipe("recipe", "alignment", [])
-        return EvalRequest(command, "alignment", **options)._plan(recipe, {"a": 10_000}, {"b": 4000, "c": 9000})
+        request = EvalRequest(command, "alignment", **options)
+        return plan_for(request, recipe, {"a": 10_000}, {"b": 4000, "c": 9000})
 
     assert plan("quick-eval").rungs == (100, 400, 1000, 4000) and plan("quick-eval").seeds == (3, 2, 1)
     assert plan("quick-eval", samples="1k").rungs == (100, 250, 1000)

@@ -55,8 +55,15 @@ class Entry:
 
 
 @contextmanager
-def workspace(folder: Path) -> Iterator[Ledger]:
-    """The ledger of a workspace, made if absent; one campaign at a time, a second gets a UsageError."""
+def workspace(folder: Path, *, look_only: bool = False) -> Iterator[Ledger]:
+    """The ledger of a workspace, made if absent; one campaign at a time, a second gets a UsageError.
+
+    To `look_only` writes nothing there and takes no turn: the ledger is a copy as of now.
+    """
+    if look_only:
+        with closing(Ledger(folder / FILE, copy=True)) as ledger:
+            yield ledger
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / LOCK, "a", encoding="utf-8")  # noqa: SIM115 - closed below
@@ -74,12 +81,15 @@ def workspace(folder: Path) -> Iterator[Ledger]:
 
 
 class Ledger:
-    """An open ledger. Raises DataError where the file is none or of a later version."""
+    """An open ledger, or a `copy` of one in memory. Raises DataError where the file is none or of a later version."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, copy: bool = False) -> None:
         self.path = path
         try:
-            self._rows = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._rows = sqlite3.connect(":memory:" if copy else path, timeout=60, isolation_level=None)
+            if copy and path.is_file():
+                with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=60, uri=True)) as kept:
+                    kept.backup(self._rows)
             self._rows.execute("PRAGMA synchronous = FULL")
             version = self._rows.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION):

@@ -49,7 +49,7 @@ class QuickPlan:
             raise UsageError("most_seeds should be 2 or more, finalists 1 or more")
         if min(self.seeds, default=1) < 1:
             raise UsageError(f"seeds = {list(self.seeds)}: every rung takes one or more")
-        if not 0 < self.alpha < 0.5 or not 0.5 <= self.power < 1 or self.worth <= 0:
+        if not 0 < self.alpha < 0.5 or not 0.5 <= self.power < 1 or not 0 < self.worth < math.inf:
             raise UsageError("alpha, power and worth: should be within (0, 0.5), [0.5, 1) and (0, ..)")
 
 

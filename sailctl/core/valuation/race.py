@@ -57,7 +57,8 @@ class Plan:
             raise UsageError(f"screen = {list(self.screen)}: should hold one number of seeds for each small rung")
         if min(self.screen, default=1) < 1:
             raise UsageError(f"screen = {list(self.screen)}: every rung takes one seed or more")
-        if not 0 < self.alpha < 0.5 or not 0.5 <= self.power < 1 or self.worth <= 0 or self.margin < 0:
+        known = 0 < self.alpha < 0.5 and 0.5 <= self.power < 1
+        if not known or not 0 < self.worth < math.inf or not 0 <= self.margin < math.inf:
             raise UsageError("alpha, power, worth and margin: should be within (0, 0.5), [0.5, 1), (0, ..) and [0, ..)")
 
     @property

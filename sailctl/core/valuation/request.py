@@ -18,6 +18,7 @@ from sailctl.core.train.inputs import make_missing_data
 from sailctl.core.valuation import telling, verdicts
 from sailctl.core.valuation.compose import compose, compose_like_the_paper
 from sailctl.core.valuation.incremental import incremental, incremental_like_the_paper
+from sailctl.core.valuation.ladder import plan_for
 from sailctl.core.valuation.ledger import Ledger, digest, workspace
 from sailctl.core.valuation.mixture import (
     Part,
@@ -37,17 +38,9 @@ from sailctl.core.valuation.seam import Trial, Trials, allot
 from sailctl.core.valuation.suite import find_suite
 from sailctl.core.valuation.telling import Verdict
 from sailctl.core.valuation.trainer import Spec, facts_of
-from sailctl.core.valuation.workshop import Workshop, parse_budget, parse_samples, workers_and_devices
+from sailctl.core.valuation.workshop import Workshop, parse_budget, workers_and_devices
 
 Command = Literal["quick-eval", "compose-eval", "incremental-eval"]
-MOST = 2_000_000  # samples of the full size where nothing is said: the paper's
-# Sizes of the rungs as shares of the full size, and the seeds of all but the last.
-LADDERS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
-    "quick-eval": ((1 / 40, 1 / 10, 1 / 4, 1), (3, 2, 1)),
-    "compose-eval": ((1 / 40, 1 / 10, 1), (6, 2)),
-    "incremental-eval": ((1 / 40, 1 / 10, 1), (6, 2)),
-}
-LEAST_STEPS = 8  # optimiser steps of a rung worth the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +98,8 @@ class EvalRequest:
             recipe, recipe_dir, parent, parent_id, {**mixture, **candidates}, suite,
             self.workspace.resolve(), devices, self.threads,
         )  # fmt: skip
-        plan = self._plan(recipe, sizes_of(mixture), sizes_of(candidates))
-        with workspace(self.workspace) as ledger:
+        plan = plan_for(self, recipe, sizes_of(mixture), sizes_of(candidates))
+        with workspace(self.workspace, look_only=dry_run) as ledger:
             shop = Workshop(spec, ledger, reporter, workers, self.ray)
             asked = self._asked(spec, plan)
             key = digest(asked)
@@ -209,37 +202,6 @@ class EvalRequest:
 
     # --- how ---------------------------------------------------------------------------------------------------------
 
-    def _plan(self, recipe: Recipe, mixture: Mapping[str, int], candidates: Mapping[str, int]) -> Plan | QuickPlan:
-        if self.samples is not None:
-            full = parse_samples(self.samples)
-        else:  # half of a mixture, so that what is halved can be made up for
-            there = min(candidates.values()) if self.command == "quick-eval" else sum(mixture.values())
-            full = min(MOST, there // 2 if self.command == "compose-eval" else there)
-        shares, seeds = LADDERS[self.command]
-        if self.rungs is not None:
-            rungs = tuple(parse_samples(one) for one in self.rungs.split(","))
-            seeds = seeds[: len(rungs) - 1]
-            if self.samples is not None and rungs[-1] != full:
-                raise UsageError(
-                    f"--samples {self.samples}: the last of --rungs {self.rungs} is another; give one of them"
-                )
-        else:
-            least = LEAST_STEPS * recipe.train.global_batch_samples
-            small = [(int(full * share), seed) for share, seed in zip(shares[:-1], seeds, strict=True)]
-            small = [(size, seed) for size, seed in small if least <= size < full]
-            rungs, seeds = (*(size for size, _ in small), full), tuple(seed for _, seed in small)
-        _enough(rungs[-1], candidates if self.command == "quick-eval" else {"the mixture": sum(mixture.values())})
-        if self.strategy != "sequential":  # one run each, at the full size
-            rungs, seeds = rungs[-1:], ()
-        if self.seeds is not None:
-            try:
-                seeds = tuple(int(one) for one in self.seeds.split(","))
-            except ValueError:
-                raise UsageError(f"--seeds {self.seeds}: give a number for each rung but the last") from None
-        if self.command == "quick-eval":
-            return QuickPlan(rungs, seeds, worth=self.worth, alpha=self.alpha, finalists=self.finalists, seed=self.seed)
-        return Plan(rungs, seeds, worth=self.worth, margin=self.margin, alpha=self.alpha, seed=self.seed)
-
     def _decide(
         self,
         shop: Workshop,
@@ -320,10 +282,3 @@ def _tell(failed: int, count: int, reason: str, reporter: Reporter) -> None:
     if failed == count:
         raise SailctlError(f"all {count} trials failed: {reason}; mend that and add --retry-failed")
     reporter.info(f"{failed} of {count} trials failed, the first: {reason}; --retry-failed tries them again")
-
-
-def _enough(full: int, sizes: Mapping[str, int]) -> None:
-    """Refuse a full size that somebody does not hold."""
-    for name, size in sizes.items():
-        if size < full:
-            raise UsageError(f"{name} holds {size:,} samples, {full:,} are asked for; ask for fewer with --samples")

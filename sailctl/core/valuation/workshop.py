@@ -226,12 +226,12 @@ def parse_budget(text: str) -> tuple[float, str]:
     return amount, "device seconds" if ending in ("s", "m", "h", "d") else "samples"
 
 
-def parse_samples(text: str) -> int:
-    """`2M`, `50k` or `2e6` as a number of samples. Raises UsageError."""
+def parse_samples(text: str, option: str = "--samples") -> int:
+    """`2M`, `50k` or `2e6` as a number of samples. Raises UsageError that names the option."""
     try:
         amount, unit = parse_budget(text.strip())
     except UsageError:
         amount, unit = 0.5, ""
     if unit != "samples" or abs(amount - round(amount)) > 1e-9 * amount:  # 1.001k is 1,000.9999999999999
-        raise UsageError(f"{text}: is no number of samples; give 50000, 50k or 2M")
+        raise UsageError(f"{option} {text}: is no number of samples; give 50000, 50k or 2M")
     return round(amount)
