@@ -99,6 +99,18 @@ def test_command(lengths: Path) -> None:
     assert refused.exit_code == 2 and "'--ranks'" in refused.stderr
 
 
+def test_room_to_recompute_nothing_is_told_where_there_is_room(lengths: Path) -> None:
+    roomy = PlanRequest("sail-vl-2b", "sft", lengths=lengths, ranks=16).run()
+    figure = roomy["stages"][0]
+    assert figure["memory"]["total"] < figure["memory"]["without_recompute"] < 0.9 * figure["memory"]["device"]
+    assert "--set train.gradient_checkpointing=false" in describe_plan(roomy)
+    off = PlanRequest("sail-vl-2b", "sft", ["train.gradient_checkpointing=false"], lengths=lengths, ranks=16).run()
+    assert off["stages"][0]["memory"]["total"] == figure["memory"]["without_recompute"]
+    assert "gradient_checkpointing" not in describe_plan(off)
+    tight = PlanRequest("sail-vl-8b", "sft", lengths=lengths, ranks=2).run()
+    assert "gradient_checkpointing" not in describe_plan(tight)
+
+
 def test_a_plan_from_lengths_needs_no_torch(lengths: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom sailctl.core.train.forecast import PlanRequest\n"

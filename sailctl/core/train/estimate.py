@@ -95,14 +95,17 @@ def estimate_stage(recipe: Recipe, lengths: Lengths, packs: Sequence[Chosen], ma
     samples_per_step = samples_per_pack * len(steps[0]) if steps else None
     per_device = machine.mfu * machine.sheet.peak_bf16 / flops * useful
     planned = _samples(recipe, count)
-    worst = max(
-        (
-            estimate_memory(
-                config, train, ranks=machine.ranks, tokens=cost.tokens, tiles=cost.tiles, targets=cost.targets
-            )
-            for cost in costs
-        ),
-        key=lambda memory: memory.total,
+    worst, kept_whole = (
+        max(
+            (
+                estimate_memory(
+                    config, how, ranks=machine.ranks, tokens=cost.tokens, tiles=cost.tiles, targets=cost.targets
+                )
+                for cost in costs
+            ),
+            key=lambda memory: memory.total,
+        )
+        for how in (train, train.model_copy(update={"gradient_checkpointing": False}))
     )
     return {
         "stage": recipe.stage,
@@ -130,6 +133,7 @@ def estimate_stage(recipe: Recipe, lengths: Lengths, packs: Sequence[Chosen], ma
             **worst.to_dict(),
             "device": machine.sheet.memory_bytes,
             "fits": worst.total <= machine.sheet.memory_bytes,
+            "without_recompute": kept_whole.total,
         },
     }
 

@@ -20,6 +20,7 @@ from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.estimate import Machine, choose_packs, estimate_stage
 
 PRETRAINING, SFT = ("alignment", "advance"), ("knowledge", "instruction", "preference")
+ROOM = 0.9  # of a device's memory: what the model of it leaves out needs the rest
 MFU = 0.45  # of a well-fed GPU of the H100 family; measure your own
 DEVICE = "H200"
 
@@ -240,6 +241,19 @@ def describe_plan(plan: dict[str, Any]) -> str:
                 f"{few}only {_counted(figure['full_steps'], 'full step')}, for most packs were closed because the list "
                 "ended; give more samples, or shuffle rows that alternate (row i goes to rank i mod R)"
             )
+    spare = [
+        figure
+        for figure in figures
+        if figure["recompute"] > 0.005 and figure["memory"]["without_recompute"] < ROOM * device["memory_bytes"]
+    ]
+    if spare:
+        least, most = (of(1 - 1 / (1 + figure["recompute"]) for figure in spare) for of in (min, max))
+        share = f"{least:.0%}" if f"{least:.0%}" == f"{most:.0%}" else f"{least:.0%} to {most:.0%}"
+        needed = max(figure["memory"]["without_recompute"] for figure in spare) / 2**30
+        lines.append(
+            f"{', '.join(figure['stage'] for figure in spare)}: such a device has room to recompute nothing "
+            f"({share} less to compute, {needed:,.1f} GiB in all): --set train.gradient_checkpointing=false"
+        )
     if plan["packs"]:
         lines.append(f"packs written to {plan['packs']}")
     return "\n".join(lines)
