@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sailctl.core.curate import parts
@@ -83,6 +85,25 @@ def test_a_tar_without_its_end_is_told(data: Data, tmp_path: Path, monkeypatch: 
     told = json.loads((tmp_path / "out/summary.json").read_text())["warnings"]
     assert made.summary is not None and made.summary["warnings"] == told and heard == [f"warning: {told[0]}"]
     assert told[0].startswith(f"shard {tmp_path}/half.tar: its end is missing, the samples there are lost")
+
+
+def test_captions_of_other_data_are_refused(tmp_path: Path) -> None:
+    path = captions_tar(tmp_path / "a.tar", ["one", "two", "three"], [b"", picture(1), picture(2)])
+    found = open_data([str(path)])
+    ids = [row.place()["id"] for row in found.rows(found.parts[0])]
+
+    def opened(name: str, ids: list[str]) -> Data:
+        rows = [{"id": one, "shard": "a.tar", "row": row, "key": "", "text": "A dog.", "turns": None}
+                for row, one in enumerate(ids)]  # fmt: skip
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / "a.parquet")
+        return open_data([str(path)], captions=str(tmp_path / name))
+
+    assert len(opened("one fits", ["0" * 32, "1" * 32, ids[2]])) == 3
+    with pytest.raises(
+        UsageError, match=r"captions .*/none: belong to other data than .*a\.tar: none of 3 looked at fits"
+    ):
+        opened("none", ["0" * 32, "1" * 32, "2" * 32])
 
 
 def test_another_pass_is_refused(data: Data, tmp_path: Path) -> None:

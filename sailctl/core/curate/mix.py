@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from sailctl.core import files
-from sailctl.core.curate.parts import torn_shards
+from sailctl.core.curate.parts import refuse_foreign_captions, torn_shards
 from sailctl.core.curate.sample.quota import parse_count
 from sailctl.core.data.sources import open_source
 from sailctl.core.errors import UsageError
@@ -152,6 +152,7 @@ def _counted(mixture: DataConfig, reporter: Reporter) -> list[dict[str, Any]]:
     try:
         for number, config in enumerate(mixture.sources, 1):
             source = open_source(config)
+            refuse_foreign_captions(config, source)
             for line in torn_shards(config, source):
                 reporter.info(f"warning: {line}")
             total = len(source)

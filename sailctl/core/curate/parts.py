@@ -16,6 +16,7 @@ from sailctl.core.reporter import Reporter
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.load import named_sources
 
+LOOKED_AT = 1000  # captions, before they are said to be of other data
 ROWS = 2000  # of a part: what a kill may cost, and what a worker holds at once
 
 
@@ -119,11 +120,31 @@ def open_data(
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--data: two sources are called {twice[0]}; verdicts tell sources apart by their names")
     sources = tuple(open_source(config, textless=textless) for config in configs)
+    for pair in zip(configs, sources, strict=True):
+        refuse_foreign_captions(*pair)
     warnings = tuple(line for pair in zip(configs, sources, strict=True) for line in torn_shards(*pair))
     if reporter is not None:
         for line in warnings:
             reporter.info(f"warning: {line}")
     return Data(tuple(configs), sources, tuple(_cut(sources)), warnings)
+
+
+def refuse_foreign_captions(config: SourceConfig, source: Source) -> None:
+    """Raises UsageError where no caption was made for the sample it is put to; the first that fits is enough."""
+    if config.captions is None:
+        return
+    looked_at, problem = min(len(source), LOOKED_AT), ""
+    for number in range(looked_at):
+        try:
+            source.read(number * len(source) // looked_at)
+            return
+        except SampleError as error:
+            problem = error.detail if error.reason == "caption_mismatch" else problem
+    if problem:
+        raise UsageError(
+            f"captions {config.captions}: belong to other data than {config.path}: none of {looked_at:,} looked at fits; "
+            f"the last: {problem}"
+        )
 
 
 def torn_shards(config: SourceConfig, source: Source) -> list[str]:
