@@ -142,8 +142,8 @@ def refuse_foreign_captions(config: SourceConfig, source: Source) -> None:
             problem = error.detail if error.reason == "caption_mismatch" else problem
     if problem:
         raise UsageError(
-            f"captions {config.captions}: belong to other data than {config.path}: none of {looked_at:,} looked at fits; "
-            f"the last: {problem}"
+            f"captions {config.captions}: belong to other data than {config.path}: none of {looked_at:,} looked at "
+            f"fits; the last: {problem}"
         )
 
 
