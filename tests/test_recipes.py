@@ -238,6 +238,11 @@ class TestOverrides:
         ]
         assert recipe.data.sources[1].weight == 3.0 and recipe.data.sources[0].synth is None
 
+    def test_a_source_is_named_after_the_whole_of_a_folder_or_host_with_dots(self) -> None:
+        paths = ("http://host.name/", "data/v1.5", "data/v1.5.TAR", "https://a.b/c.tar?signature=d.e", "x/*.tar")
+        named = [source.name for source in load("tiny", "alignment", data=paths).data.sources]
+        assert named == ["host-name", "v1-5", "v1-5-2", "c", "data"]
+
 
 class TestRefusals:
     @pytest.mark.parametrize("path", ["", " "])
