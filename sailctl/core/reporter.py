@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: "1 step", "1,000 steps"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 class Reporter(Protocol):
     """What a run tells its user; `commands/output.py` has one for people and a quiet one."""
 

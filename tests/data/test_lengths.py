@@ -87,7 +87,7 @@ def test_measured_lengths_are_the_trainers(tmp_path: Path) -> None:
     broken.write_text('{"image": "none.png", "conversations": [{"from": "human", "value": "<image>"}, '
                       '{"from": "gpt", "value": "x"}]}\n')  # fmt: skip
     data = DataConfig(sources=[SourceConfig(name="a", path=str(broken))])
-    with pytest.raises(UsageError, match=r"all of 1 samples are broken, the last one: "):
+    with pytest.raises(UsageError, match=r"none of its first 1 can be read, the last one: "):
         measure_lengths(data, encoder, seed=0)
     with pytest.raises(UsageError, match="give --lengths CSV or --data PATH"):
         measure_lengths(DataConfig(), encoder, seed=0)

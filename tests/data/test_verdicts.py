@@ -91,7 +91,7 @@ def test_verdicts_that_do_not_fit_are_refused(config: SourceConfig, tmp_path: Pa
     (one / "4.parquet").unlink()
     with pytest.raises(UsageError, match=r"say nothing of 1 of its 5 samples \(1.tar#1 for one\)"):
         keys(config, one)
-    with pytest.raises(UsageError, match="drop all of its 5 samples"):
+    with pytest.raises(UsageError, match="drop all of it, 5 samples"):
         keys(config, judge(tmp_path / "none", config, dict.fromkeys("01234", False)))
     with pytest.raises(UsageError, match="no verdicts"):
         keys(config, tmp_path / "nowhere")

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from sailctl.core.errors import DataError, Interrupted, StorageError, TrainingError, UsageError
+from sailctl.core.errors import CheckpointError, DataError, Interrupted, StorageError, TrainingError, UsageError
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.model import ModelConfig
 from sailctl.core.train import backend, checkpoint, parents, run
@@ -101,6 +101,29 @@ def test_a_finished_run_is_recognised(trunk: Path, recipe: Path) -> None:
 def test_an_occupied_directory_is_refused_naming_both_remedies(trunk: Path, recipe: Path) -> None:
     with pytest.raises(UsageError, match=r"advance already holds a run; add --resume .* or give another --out"):
         train(recipe, trunk, "advance")
+
+
+def test_a_folder_of_other_files_is_not_called_a_run(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=rf"{tmp_path} is not empty, and what it holds is no run; give another --out$"):
+        train(recipe, tmp_path, "alignment")
+
+
+def test_a_finished_run_keeps_the_limit_that_ended_it(recipe: Path, tmp_path: Path) -> None:
+    train(recipe, tmp_path / "out", "alignment")
+    for limit in ("train.max_steps=3", "train.max_samples=5"):
+        assert train(recipe, tmp_path / "out", "alignment", limit, resume=True).ended_by == "train.max_steps 4"
+
+
+def test_a_damaged_run_json_is_told_with_what_to_do(recipe: Path, tmp_path: Path, monkeypatch) -> None:
+    train(recipe, tmp_path / "out", "alignment")
+    monkeypatch.chdir(tmp_path)
+    for damage in ('{"recipe', "[]"):
+        (tmp_path / "out" / "run.json").write_text(damage)
+        with pytest.raises(CheckpointError, match=r"^out/run\.json: cannot be read \(.*; put back a copy, or move it"):
+            train(recipe, Path("out"), "alignment", "train.max_steps=6", resume=True)
+    (tmp_path / "out" / "run.json").unlink()
+    assert train(recipe, Path("out"), "alignment", "train.max_steps=6", resume=True).steps == 6
 
 
 def test_another_recipe_is_refused_on_resume_naming_the_keys(trunk: Path, recipe: Path) -> None:
@@ -284,6 +307,15 @@ def test_a_poisoned_step_is_named_and_not_saved(
     assert final(tmp_path / "out") == final(tmp_path / "straight")
 
 
+def test_a_poisoned_first_step_says_that_there_is_no_checkpoint(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = backend.pack_loss
+    monkeypatch.setattr(backend, "pack_loss", lambda model, pack: real(model, pack) * float("nan"))
+    with pytest.raises(TrainingError, match="not saved, and there is no checkpoint yet to go on from; look at its"):
+        train(recipe, tmp_path / "out", "alignment")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_step_and_says_how_to_go_on(
     number: int, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -377,7 +409,7 @@ def test_rejects_are_logged_with_their_step_and_counted(tmp_path: Path) -> None:
     reporter = Silent()
     result = train(recipe, tmp_path / "out", "alignment", "train.max_steps=null", "train.epochs=2", reporter=reporter)
     assert result.rejected == {"placeholder_mismatch": 2}
-    assert f"2 samples were rejected (placeholder_mismatch 2): {tmp_path / 'out' / 'rejects.jsonl'}" in reporter.lines
+    assert f"2 samples rejected (placeholder_mismatch 2): {tmp_path / 'out' / 'rejects.jsonl'}" in reporter.lines
     rejects = rows(tmp_path / "out", "rejects.jsonl")
     assert [(row["key"], row["epoch"], row["reason"]) for row in rejects] == [
         ("b", 0, "placeholder_mismatch"),

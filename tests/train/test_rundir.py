@@ -1,12 +1,27 @@
 """When a run may be resumed: the recipe it began with, seen through today's schema."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from sailctl.core.errors import UsageError
 from sailctl.core.schema.recipe import Recipe
+from sailctl.core.train import rundir
 from sailctl.core.train.rundir import check_same_recipe
+
+
+def test_git_is_that_of_the_code_wherever_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"]
+    for command in (["git", "init", "-q"], made):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    here = rundir.environment()["git"]
+    monkeypatch.chdir(tmp_path)
+    assert rundir.environment()["git"] == here
+    monkeypatch.setattr(rundir, "CHECKOUT", tmp_path)  # a project of one's own, with its packages in it
+    assert rundir.environment()["git"] is None
+    (tmp_path / "pyproject.toml").touch()
+    assert rundir.environment()["git"]["dirty"]
 
 
 def test_a_key_younger_than_the_run_had_its_default_then() -> None:

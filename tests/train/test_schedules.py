@@ -244,7 +244,7 @@ class TestRuns:
         assert refused.exit_code == 2 and "runs/toy/knowledge already holds a run; add --resume" in refused.stderr
         result = sft(*words, "--resume")
         assert result.exit_code == 0, result.output
-        assert "runs/toy/knowledge is done" in result.stderr and "2 steps are done" in result.stderr
+        assert "runs/toy/knowledge is done" in result.stderr and "2 steps done" in result.stderr
         assert result.stdout.count("\n") == 3 and result.stdout.startswith("knowledge: ")
         assert contents(runs / "knowledge" / "checkpoints") == first
         for stage in SFT_STAGES:

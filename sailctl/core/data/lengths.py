@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sailctl.core.data.simulate import Length
 from sailctl.core.errors import SampleError, UsageError
+from sailctl.core.reporter import counted
 
 if TYPE_CHECKING:
     from sailctl.core.data.encode import Encoder
@@ -90,7 +91,8 @@ def check_caps(lengths: Lengths, tokens: int, tiles: int) -> None:
         first = over[0]
         raise UsageError(
             f"{lengths.where}: row {first.row} (from 0) has {first.num_tokens} tokens and {first.num_tiles} tiles, a "
-            f"pack holds {tokens} and {tiles}; {len(over)} rows are over: raise --tokens or --tiles, or leave them out"
+            f"pack holds {tokens} and {tiles}; {counted(len(over), 'row')} in all: raise --tokens or --tiles, or "
+            "leave them out"
         )
 
 
@@ -116,5 +118,5 @@ def measure_lengths(data: DataConfig, encoder: Encoder, seed: int) -> Lengths:
             reason = str(error)
     names = ", ".join(source.path for source in data.sources)
     if not rows:
-        raise UsageError(f"{names}: all of {draws} samples are broken, the last one: {reason}")
+        raise UsageError(f"{names}: none of its first {draws} can be read, the last one: {reason}")
     return Lengths(rows, f"{names} (first {draws:,} draws)", rejected=draws - len(rows))

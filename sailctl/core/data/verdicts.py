@@ -19,6 +19,7 @@ from sailctl.core import files
 from sailctl.core.data.sources import Source
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.records import Sample
+from sailctl.core.reporter import counted
 
 VERDICTS = "verdicts"  # the folder of a pass in which its tables lie
 COLUMNS = {"id": "string", "source": "string", "shard": "string", "row": "int64", "key": "string", "keep": "bool",
@@ -82,7 +83,9 @@ class Judged:
         self._ids = self._ids[self._kept]
         self._fingerprint = told.hexdigest()
         if not len(self._kept):
-            raise UsageError(f"data source {source.name!r}: the verdicts drop all of its {len(source)} samples")
+            raise UsageError(
+                f"data source {source.name!r}: the verdicts drop all of it, {counted(len(source), 'sample')}"
+            )
 
     def _together(self, judged: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> np.ndarray:
         """What all verdicts keep; one that drops a sample speaks for those that were made without it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sailctl.core.errors import TrainingError
+from sailctl.core.reporter import counted
 from sailctl.core.schema.train import TrainConfig
 from sailctl.core.train.backend import Backend
 from sailctl.core.train.meter import Meter
@@ -40,6 +41,7 @@ class Job:
     save: Callable[[float, dict[str, Any]], None]
     report: Callable[[dict[str, Any]], None]
     stop: Stop
+    saved: int  # the step of the last checkpoint, 0 before the first
 
 
 def run_loop(job: Job) -> None:
@@ -48,12 +50,12 @@ def run_loop(job: Job) -> None:
     A wait for data ends then without its step; the run goes on with that one.
     """
     train, meter, budget = job.train, job.meter, job.budget
-    lr, saved = 0.0, meter.counters.steps
+    lr = 0.0
     while not budget.reached(meter.counters):
         position = job.loader.state_dict()
         drawn = draw(job.loader, job.world, job.stop)
         if drawn is None:
-            if meter.counters.steps > saved:
+            if meter.counters.steps > job.saved:
                 job.save(lr, position)
             return
         own, step = drawn
@@ -66,7 +68,7 @@ def run_loop(job: Job) -> None:
         if stop or meter.counters.steps % train.save_every == 0:
             job.save(lr, job.loader.state_dict())
             meter.restart_clock()
-            saved = meter.counters.steps
+            job.saved = meter.counters.steps
         if stop:
             return
 
@@ -103,6 +105,7 @@ def refusal(job: Job, packs: list[Pack], losses: list[float], what: str) -> Trai
     named = [name for part in told for name in part[0]] or [name for part in told for name in part[1]]
     ids = list(dict.fromkeys(named))  # a small data set comes several times in a step
     return TrainingError(
-        f"step {job.meter.counters.steps + 1}: {what}; the step is not saved; look at its {len(ids)} samples or lower "
-        f"train.lr; sample ids: {' '.join(ids)}"
+        f"step {job.meter.counters.steps + 1}: {what}; the step is not saved"
+        f"{'' if job.saved else ', and there is no checkpoint yet to go on from'}; look at its "
+        f"{counted(len(ids), 'sample')} or lower train.lr; sample ids: {' '.join(ids)}"
     )

@@ -10,6 +10,7 @@ from sailctl.core.data.order import Mixture
 from sailctl.core.device import pick
 from sailctl.core.errors import UsageError
 from sailctl.core.files import list_shards
+from sailctl.core.reporter import counted
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train import checkpoint as checkpoints
@@ -39,8 +40,7 @@ def plan_stage(
     place = pick(device)
     check_lanes(recipe.data.lanes, ranks, recipe.train.global_batch_samples)
     check_trackers(recipe.train.trackers)
-    if not resume and not rundir.is_free(out):
-        raise UsageError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
+    rundir.check_free(out, resume=resume)
     position = checkpoints.latest(out)
     parent, recipe = _parent(recipe, recipe_dir, out, checkpoint, position, runs)
     if position is not None:
@@ -77,18 +77,19 @@ def describe_plan(plan: dict[str, Any]) -> str:
     start = "none: starts from the recipe's model" if parent is None else f"{parent['path']} ({parent['state']})"
     lines = [
         f"run:        {plan['run_dir']}, from step {plan['starts_at_step']}",
-        f"ranks:      {plan['ranks']} on {plan['device']}, {backend}; {data['lanes']} lanes, packs balanced by "
-        f"{data['balance']}",
+        f"ranks:      {plan['ranks']} on {plan['device']}, {backend}; {counted(data['lanes'], 'lane')}, "
+        f"packs balanced by {data['balance']}",
         f"parent:     {start}",
         *(
-            f"data:       {source['name']}: {source['samples']:,} samples {source['state']} in {source['path']}"
+            f"data:       {source['name']}: {counted(source['samples'], 'sample')} {source['state']} in "
+            f"{source['path']}"
             for source in plan["data"]
         ),
         *(
             f"parameters: {name}: {entry['trainable']:,} of {entry['total']:,} trainable"
             for name, entry in plan["parameters"].items()
         ),
-        f"steps:      {plan['steps']:,}, about {train['global_batch_samples']:,} samples each, {schedule}",
+        f"steps:      {plan['steps']:,}, about {counted(train['global_batch_samples'], 'sample')} each, {schedule}",
         "",
         dump_recipe(Recipe.model_validate(plan["recipe"])).rstrip(),
     ]

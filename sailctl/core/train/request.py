@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sailctl.core.errors import SailctlError, UsageError
-from sailctl.core.reporter import Quiet, Reporter
+from sailctl.core.reporter import Quiet, Reporter, counted
 from sailctl.core.schema.load import STAGES, load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.parents import COMMANDS, default_out, next_command, stage_words
@@ -219,7 +219,8 @@ def summary_of(result: RunResult) -> dict[str, Any]:
 def describe_result(summary: dict[str, Any]) -> str:
     """The summary of a run as one line for people."""
     return (
-        f"{summary['steps']:,} steps, {summary['samples']:,} samples, {summary['tokens']:,} tokens in "
-        f"{summary['seconds']:,.1f} s; loss {summary['loss_first']:.4f} → {summary['loss_last']:.4f}; "
+        f"{counted(summary['steps'], 'step')}, {counted(summary['samples'], 'sample')}, "
+        f"{summary['tokens']:,} tokens in {summary['seconds']:,.1f} s; "
+        f"loss {summary['loss_first']:.4f} → {summary['loss_last']:.4f}; "
         f"ended by {summary['ended_by']}; {summary['checkpoint']}"
     )

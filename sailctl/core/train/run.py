@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sailctl.core.errors import DataError, Interrupted, UsageError
-from sailctl.core.reporter import Reporter
+from sailctl.core.errors import DataError, Interrupted
+from sailctl.core.reporter import Reporter, counted
 from sailctl.core.schema.load import load_recipe
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.stores import telling
@@ -121,7 +121,11 @@ def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunRes
         counters = Counters(**state["counters"])
         budget = Budget.of(recipe.train, state["samples_per_epoch"])
         if budget.reached(counters):
-            call.reporter.info(f"{out} is done: {counters.steps} steps, {counters.samples} samples; nothing left to do")
+            steps = counted(counters.steps, "step")
+            call.reporter.info(f"{out} is done: {steps}, {counted(counters.samples, 'sample')}; nothing left to do")
+            if state["finished"]:  # by the limits it had then
+                limits = {key: state["recipe"]["train"][key] for key in ("max_steps", "max_samples", "epochs")}
+                budget = Budget.of(recipe.train.model_copy(update=limits), state["samples_per_epoch"])
             return world.together(lambda: _result(out, position, counters, budget))[0]
         world.first(lambda: make_missing_data(recipe, call.reporter))
         return _train(recipe, call, position, None)
@@ -130,11 +134,13 @@ def _run(recipe: Recipe, call: _Call, given: str | None, resume: bool) -> RunRes
 def _open(call: _Call, resume: bool, held: ExitStack) -> str | None:
     """Take the run's lock for as long as `held` lasts; the name of the checkpoint to go on from, None to begin."""
     held.enter_context(rundir.locked(call.out))
-    if not resume and not rundir.is_free(call.out):
-        raise UsageError(f"{call.out} already holds a run; add --resume to go on with it, or give another --out")
+    rundir.check_free(call.out, resume=resume)
     checkpoints.sweep(call.out)
     found = checkpoints.last_good(call.out, call.reporter.info)
-    return None if found is None else found.path.name
+    if found is None:
+        return None
+    rundir.read_run(call.out)  # its damage is to be told before anything is loaded
+    return found.path.name
 
 
 def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: parents.Parent | None) -> RunResult:
@@ -142,8 +148,8 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     from sailctl.core.model.weights import save_weights
 
     train, out, reporter, world = recipe.train, call.out, call.reporter, call.world
-    ranks = "1 rank" if world.size == 1 else f"{world.size} ranks"
     kind = "plain" if train.backend == "plain" else f"DeepSpeed ZeRO {train.zero_stage}"
+    ranks = counted(world.size, "rank")
     reporter.info(f"{recipe.name} {recipe.stage} in {out}: {ranks} on {world.device.name()}, {kind}")
     world.device.seed(train.seed)  # a fresh projector draws from it
     loaded, _ = world.together(lambda: build_model(recipe, call.recipe_dir, world.device, position, parent))
@@ -182,10 +188,10 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     trackers = world.together(lambda: open_trackers(recipe, out, counters.steps) if world.is_first else [])[0]
     unit, total = budget.counted_in(train.global_batch_samples)
     names = ", ".join(f"{len(source):,} in {source.name}" for source in loader.sources)
-    left = f"; {counters.steps:,} steps are done" if counters.steps else ""
+    a_step = counted(train.global_batch_samples, "sample")
+    left = f"; {counted(counters.steps, 'step')} done" if counters.steps else ""
     reporter.info(
-        f"{recipe.name} {recipe.stage}: samples: {names}; {total:,} {unit}, "
-        f"about {train.global_batch_samples:,} samples a step{left}"
+        f"{recipe.name} {recipe.stage}: samples: {names}; {counted(total, unit[:-1])}, about {a_step} a step{left}"
     )
 
     def report(row: dict[str, Any]) -> None:
@@ -223,7 +229,7 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     reporter.start(f"{recipe.name} {recipe.stage}", total, completed=getattr(counters, unit), unit=unit)
     try:
         with stop_signals(reporter.info) as stop:
-            run_loop(Job(train, world, backend, loader, budget, meter, save, report, stop))
+            run_loop(Job(train, world, backend, loader, budget, meter, save, report, stop, counters.steps))
     except DataError:
         meter.log_rejects(loader.unreported, meter.counters.steps + 1)
         raise
@@ -238,11 +244,13 @@ def _train(recipe: Recipe, call: _Call, position: Checkpoint | None, parent: par
     how = "go on with" if world.size == 1 else "go on, with the same launcher, with"
     if not meter.counters.steps:
         raise Interrupted(f"stopped before the first step; {how}: {command}")
-    newest = position if position is not None and meter.counters == counters else _newest(out)
+    newest = position if meter.counters == counters else checkpoints.latest(out)
+    assert newest is not None  # the loop's last act was to save
     result = world.together(lambda: _result(out, newest, meter.counters, budget))[0]
     if result.rejected:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in result.rejected.items())
-        reporter.info(f"{sum(result.rejected.values()):,} samples were rejected ({reasons}): {out / 'rejects.jsonl'}")
+        rejected = counted(sum(result.rejected.values()), "sample")
+        reporter.info(f"{rejected} rejected ({reasons}): {out / 'rejects.jsonl'}")
     if not budget.reached(meter.counters):
         raise Interrupted(f"stopped after step {result.steps}, saved in {result.checkpoint}; {how}: {command}")
     return result
@@ -286,7 +294,7 @@ def _about(
             source.name: {"path": source.path, "samples": counts[source.name], "fingerprint": fingerprints[source.name]}
             for source in recipe.data.sources
         },
-        **rundir.environment(Path.cwd()),
+        **rundir.environment(),
         "sessions": [],
     }
 
@@ -302,12 +310,6 @@ def _add_session(about: dict[str, Any], world: World, steps: int, reporter: Repo
             "agree closely, with Muon within percents; "
             f"OMP_NUM_THREADS={about['sessions'][0]['threads']} keeps them equal"
         )
-
-
-def _newest(out: Path) -> Checkpoint:
-    newest = checkpoints.latest(out)
-    assert newest is not None  # the loop's last act was to save
-    return newest
 
 
 def _result(out: Path, newest: Checkpoint, counters: Counters, budget: Budget) -> RunResult:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sailctl import __version__
 from sailctl.core.environment import installed_version
-from sailctl.core.errors import UsageError
+from sailctl.core.errors import CheckpointError, UsageError
 from sailctl.core.files import atomic_write, storage_errors, write_json
 from sailctl.core.journal import try_lock
 from sailctl.core.schema.load import dump_recipe
@@ -24,6 +24,7 @@ from sailctl.core.schema.recipe import Recipe
 
 LOCK = ".lock"
 LOGS = ("metrics.jsonl", "rejects.jsonl")
+CHECKOUT = Path(__file__).resolve().parents[3]  # of sailctl, where it is one
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "pillow")
 
 # What a resumed run may change: these move the end of the run or the way there, never what a step is.
@@ -94,10 +95,29 @@ def write_run(run_dir: Path, recipe: Recipe, about: dict[str, Any]) -> None:
     write_json(run_dir / "run.json", about)
 
 
+def check_free(run_dir: Path, *, resume: bool) -> None:
+    """Refuse a folder in which no run may begin, unless `resume` is to go on with what it holds."""
+    if resume or is_free(run_dir):
+        return
+    if {path.name for path in run_dir.iterdir()} & {"run.json", "checkpoints", *LOGS}:
+        raise UsageError(f"{run_dir} already holds a run; add --resume to go on with it, or give another --out")
+    raise UsageError(f"{run_dir} is not empty, and what it holds is no run; give another --out")
+
+
 def read_run(run_dir: Path) -> dict[str, Any]:
-    """`run.json` of a run, empty when there is none."""
+    """`run.json` of a run, empty when there is none; a CheckpointError where it is damaged."""
     path = run_dir / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if isinstance(about, dict):
+            return about
+        error = "no JSON object"
+    except ValueError as broken:
+        error = str(broken)
+    raise CheckpointError(
+        f"{path}: cannot be read ({error}); put back a copy, or move it away: --resume then goes on without what it "
+        "says of the run's beginning"
+    )
 
 
 def check_same_recipe(run_dir: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
@@ -127,13 +147,18 @@ def check_same_data(run_dir: Path, stored: dict[str, str], now: dict[str, str]) 
         )
 
 
-def environment(folder: Path) -> dict[str, Any]:
-    """Versions of Python and packages, and the git commit of `folder` with whether it has uncommitted changes."""
+def environment() -> dict[str, Any]:
+    """Versions of Python and packages, and of sailctl's checkout the commit and whether it has uncommitted changes.
+
+    `git` is None where sailctl is installed without one.
+    """
     versions = {"python": platform.python_version(), "sailctl": __version__} | {
         name: installed_version(name) for name in PACKAGES
     }
-    commit = _git(folder, "rev-parse", "HEAD")
-    state = None if commit is None else {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    state = None
+    # elsewhere a repository around the package is somebody else's, such as that of a project with its packages in it
+    if (CHECKOUT / "pyproject.toml").is_file() and (commit := _git(CHECKOUT, "rev-parse", "HEAD")) is not None:
+        state = {"commit": commit, "dirty": bool(_git(CHECKOUT, "status", "--porcelain"))}
     return {"versions": versions, "platform": platform.platform(), "git": state}
 
 

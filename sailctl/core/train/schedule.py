@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sailctl.core.errors import UsageError
+from sailctl.core.reporter import counted
 from sailctl.core.schema.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ class Budget:
         if train.max_steps is None and train.max_samples is None:
             max_samples = math.ceil(train.epochs * samples_per_epoch)
             if max_samples <= 0:
-                raise UsageError(
-                    f"train.epochs {train.epochs} of {samples_per_epoch} samples is no step; give train.max_steps"
-                )
+                samples = counted(samples_per_epoch, "sample")
+                raise UsageError(f"train.epochs {train.epochs} of {samples} is no step; give train.max_steps")
             return cls(None, max_samples, with_rejected=True)
         return cls(train.max_steps, train.max_samples)
 
@@ -76,7 +76,7 @@ class Budget:
         if self.max_steps and by_steps >= self.progress(done):
             return f"train.max_steps {self.max_steps:,}"
         if self.with_rejected:
-            return f"train.epochs, {self.max_samples:,} samples"
+            return f"train.epochs, {counted(self.max_samples or 0, 'sample')}"
         return f"train.max_samples {self.max_samples:,}"
 
     def counted_in(self, samples_per_step: float) -> tuple[str, int]:

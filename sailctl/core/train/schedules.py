@@ -14,7 +14,7 @@ from typing import Any
 
 from sailctl.core.data.order import Mixture
 from sailctl.core.errors import UsageError
-from sailctl.core.reporter import Reporter
+from sailctl.core.reporter import Reporter, counted
 from sailctl.core.schema.data import SourceConfig
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.schema.train import TrainConfig
@@ -222,7 +222,7 @@ def plan_schedule(work: Work, *, device: str, ranks: int) -> dict[str, Any]:
 def describe_schedule(plan: dict[str, Any]) -> str:
     """The plan as text for people; of a curriculum without the three recipes, which `--stage` shows."""
     how = "all stages' data in one run" if plan["schedule"] == "aio" else "one stage after another"
-    lines = [f"schedule:   {plan['schedule']}: {how}, {plan['samples']:,} samples"]
+    lines = [f"schedule:   {plan['schedule']}: {how}, {counted(plan['samples'], 'sample')}"]
     for source in plan["sources"]:
         parts = ", ".join(f"{stage} {count:,}" for stage, count in source["samples"].items())
         lines.append(f"samples:    {source['total']:,} of {source['name']} ({parts})")
@@ -260,8 +260,7 @@ def _by_stage(work: Work) -> list[Path]:
 def _check_free(work: Work) -> None:
     """Refuse before anything is trained, if only the last of the folders is taken."""
     for folder in work.folders.values():
-        if not work.resume and not rundir.is_free(folder):
-            raise UsageError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")
+        rundir.check_free(folder, resume=work.resume)
 
 
 def _check_chain(folder: Path, before: Path) -> None:
