@@ -238,7 +238,7 @@ def _named(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not path.strip():  # an unset shell variable: as a path it would be the folder we are in
             raise UsageError("--data: the path is empty; give a file, folder, glob or URL")
         plain = path.partition("?")[0] if "://" in path else path  # of a signed URL without the signature
-        named = re.sub(r"(?i)\.(tar|parquet|jsonl?)$", "", Path(plain).name)  # a folder or host may have dots of its own
+        named = re.sub(r"(?i)\.(tar|parquet|jsonl?)$", "", Path(plain).name)  # folders have dots, too
         base = name = re.sub(r"\W+", "-", named).strip("-") or "data"
         number = 1
         while name in used:
