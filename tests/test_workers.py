@@ -16,7 +16,7 @@ import pytest
 
 from sailctl.core import workers
 from sailctl.core.errors import MissingExtra, SailctlError, UsageError
-from sailctl.core.workers import StopAsked, map_parts, stop_signals
+from sailctl.core.workers import StopAsked, in_threads, map_parts, stop_signals
 
 
 def name_and_process(part: str) -> tuple[str, int]:
@@ -92,6 +92,26 @@ def test_leaving_early_leaves_no_worker_behind(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.pid"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
+
+
+def test_threads_give_results_in_order_and_the_first_failure() -> None:
+    assert in_threads(lambda part: part * 2, list(range(100)), 8) == list(range(0, 200, 2))
+    assert in_threads(refuse, [], 8) == []
+
+    def fail(part: int) -> None:
+        time.sleep(0.1 / part)
+        raise UsageError(f"part {part}")
+
+    with pytest.raises(UsageError, match="part 1"):
+        in_threads(fail, [1, 2, 3], 2)
+
+
+def test_threads_that_wait_keep_nobody_from_leaving() -> None:
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(time.sleep, [20, 20], 2)
+    assert time.monotonic() - begun < 10
 
 
 def test_the_first_signal_only_asks() -> None:

@@ -56,6 +56,30 @@ def map_parts(
     return _in_processes(function, parts, tick)
 
 
+def in_threads(function: Callable[[Part], Result], parts: Sequence[Part], threads: int) -> list[Result]:
+    """`function(part)` for every part, by a few threads; results in the order of the parts, or the first failure.
+
+    Ctrl-C ends it at once and leaves the threads to themselves: an executor would wait for one that waits for a store.
+    """
+    numbers = iter(range(len(parts)))
+    outcomes: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        for number in numbers:
+            try:
+                outcomes.put((number, function(parts[number]), None))
+            except BaseException as error:
+                outcomes.put((number, None, error))
+
+    for _ in range(min(threads, len(parts))):
+        threading.Thread(target=work, daemon=True).start()
+    done = sorted((outcomes.get() for _ in parts), key=lambda outcome: outcome[0])
+    for _, _, failure in done:
+        if failure is not None:
+            raise failure
+    return [result for _, result, _ in done]
+
+
 class StopAsked(BaseException):
     """Ends a wait because a signal asked to stop; no Exception, so that nothing on its way takes it for a failure."""
 

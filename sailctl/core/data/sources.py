@@ -12,7 +12,6 @@ import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +22,7 @@ from sailctl.core.data.layouts import parse_json, record_sample, safe_join, tar_
 from sailctl.core.errors import DataError, SampleError, UsageError
 from sailctl.core.records import Sample
 from sailctl.core.schema.data import SourceConfig
+from sailctl.core.workers import in_threads
 
 # In this order a folder is searched: JSON last, for tars and Parquet files often have some beside them.
 _SUFFIX_KINDS = {".tar": "tar", ".parquet": "parquet", ".jsonl": "jsonl", ".json": "json"}
@@ -106,8 +106,7 @@ class Source(ABC):
         self.image_root = config.image_root
         self._process = -1
         self._handles: OrderedDict[int, Any] = OrderedDict()
-        with ThreadPoolExecutor(min(8, len(shards))) as pool:
-            counts, digests = self._index(list(pool.map(lambda shard: self._index_shard(shard, kind), shards)))
+        counts, digests = self._index(in_threads(lambda shard: self._index_shard(shard, kind), shards, 8))
         self._ends = np.cumsum(np.array(counts, dtype=np.int64))
         names = [shard.rsplit("/", 1)[-1] for shard in shards]
         described = repr((kind, list(zip(names, counts, digests, strict=True)))).encode("utf-8", "surrogateescape")
