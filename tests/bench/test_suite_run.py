@@ -234,6 +234,18 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         assert done.exit_code == 2 and told in done.output, done.output
 
 
+def test_keys_are_neither_taken_in_addresses_nor_shown() -> None:
+    asking = ["bench", "--suite", "sail18", "--endpoint", "http://h/v1", "--model", "m"]
+    judging = [*asking, "--judge-model", "j", "--judge-endpoint"]
+    for words, told in (
+        ([*asking, "--api-key-env", "sk-secret"], "--api-key-env: give the name of an environment variable"),
+        ([*judging, "http://j/v1?key=sk-secret"], "--judge-endpoint http://j/v1: no query but api-version"),
+        ([*judging, "http://j/v1", "--judge-api-key-env", "NOPE"], "--judge-api-key-env NOPE: that environment"),
+    ):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2 and told in done.stderr and "sk-secret" not in done.output, done.output
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "told"),
     [

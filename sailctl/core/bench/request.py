@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sailctl.core.bench.lineage import as_name, bench_config, checkpoints_of, default_out, report_folder, run_of
 from sailctl.core.bench.shown import Shown, show_comparison, show_recomputed, show_suites
 from sailctl.core.bench.suites import Suite, load_suite
+from sailctl.core.engines.choice import KEY_ENV, check_access
 from sailctl.core.errors import SailctlError, UsageError
 from sailctl.core.workers import share_of
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 SYNTH, LIST = "synth", "list"
 TABLES_VARIABLE = "LMUData"  # VLMEvalKit's own, as is the folder without it
-KEY_ENV = "OPENAI_API_KEY"
 # Fields whose option is not called as they are.
 OPTIONS = {
     "endpoints": "--endpoint",
@@ -122,9 +122,8 @@ class BenchRequest:
                     raise UsageError(f"{option}: the suite {SYNTH} takes none; name another with --suite")
         elif not self.baselines:
             raise UsageError(f"--no-baselines: of the suite {SYNTH} alone; {self.suite} has none to leave out")
-        for option, name in (("--api-key-env", self.key_env), ("--judge-api-key-env", self.judge_key_env)):
-            if name != KEY_ENV and not os.environ.get(name):
-                raise UsageError(f"{option} {name}: that environment variable is not set")
+        check_access(self.endpoints, self.key_env)
+        check_access(self.judge_endpoints, self.judge_key_env, prefix="--judge-")
 
     # --- the synthetic suite -------------------------------------------------------------------------------------
 

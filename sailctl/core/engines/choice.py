@@ -70,12 +70,7 @@ def choose(
         raise UsageError(f"--engine openai needs {missing}")
     if kind != "openai" and (checkpoint is None or endpoints):
         raise UsageError(f"--engine {kind} needs --checkpoint PATH, and takes no --endpoint")
-    for url in endpoints:
-        _check_url(url)
-    if not re.fullmatch(r"[A-Za-z_]\w*", key_env, re.ASCII):  # not shown: it may well be the key
-        raise UsageError("--api-key-env: give the name of an environment variable that holds the key, not the key")
-    if key_env != KEY_ENV and not os.environ.get(key_env):
-        raise UsageError(f"--api-key-env {key_env}: that environment variable is not set")
+    check_access(endpoints, key_env)
     if max_cost is not None and not (price_in or price_out):
         raise UsageError("--max-cost needs --price-in and --price-out, per million tokens")
     return EngineChoice(
@@ -95,8 +90,23 @@ def choose(
     )
 
 
-def _check_url(url: str) -> None:
-    """Raises UsageError for what is no address, and for places where keys are put: addresses are shown and stored."""
+def check_access(endpoints: Sequence[str], key_env: str, *, prefix: str = "--") -> None:
+    """Raises UsageError where an address or the variable with the key cannot be used, for `<prefix>endpoint` and so on.
+
+    What may be a key is not shown.
+    """
+    for url in endpoints:
+        _check_url(url, prefix)
+    if not re.fullmatch(r"[A-Za-z_]\w*", key_env, re.ASCII):
+        raise UsageError(
+            f"{prefix}api-key-env: give the name of an environment variable that holds the key, not the key"
+        )
+    if key_env != KEY_ENV and not os.environ.get(key_env):
+        raise UsageError(f"{prefix}api-key-env {key_env}: that environment variable is not set")
+
+
+def _check_url(url: str, prefix: str) -> None:
+    """Addresses are shown and stored, so no key may be in one."""
     shown = re.split(r"[?#]", url.rpartition("@")[2])[0]
     try:
         parts = urlsplit(url)
@@ -104,13 +114,13 @@ def _check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise UsageError(f"--endpoint {shown}: give a URL such as http://host:23333/v1")
-    remedy = "put the key in the environment and name it with --api-key-env"
+        raise UsageError(f"{prefix}endpoint {shown}: give a URL such as http://host:23333/v1")
+    remedy = f"put the key in the environment and name it with {prefix}api-key-env"
     if parts.username is not None:
-        raise UsageError(f"--endpoint …@{parts.hostname}: no user or password in a URL; {remedy}")
+        raise UsageError(f"{prefix}endpoint …@{parts.hostname}: no user or password in a URL; {remedy}")
     azure = re.fullmatch(r"(api-version=[\w.-]*)?", parts.query, re.ASCII)
     if "#" in url or not azure:
-        raise UsageError(f"--endpoint {shown}: no query but api-version and no fragment in a URL; {remedy}")
+        raise UsageError(f"{prefix}endpoint {shown}: no query but api-version and no fragment in a URL; {remedy}")
 
 
 def open_local(choice: EngineChoice) -> Engine:
