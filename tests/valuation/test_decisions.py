@@ -264,6 +264,19 @@ def test_small_rungs_on_the_floor_give_up_on_nobody_and_leave_the_full_size_its_
     assert one is not None and arms.run_variance(1.0) == one.variance > 1e-6
 
 
+def test_few_runs_that_happen_to_agree_show_no_difference() -> None:
+    """Scores without luck and without items: four runs decide nothing, six do."""
+    trials = Trials(lambda trial: trial, lambda trial: Outcome(5.0 * ("new" in trial.mixture), 20))
+    trials.budget = 4 * 4000
+    plan = Plan(rungs=(4000,), screen=())
+    (found,) = incremental(trials, GROUPS, {"new": 4_000}, plan).decisions
+    assert (found.admission, found.ruling.effect, found.ruling.p_value) == ("undecided", pytest.approx(5.0), 1.0)
+    assert math.isinf(found.ruling.high) and found.ruling.reason == "the budget is out"
+    trials.budget = None
+    (found,) = incremental(trials, GROUPS, {"new": 4_000}, plan).decisions
+    assert found.admission == "accept" and found.ruling.seeds == 3
+
+
 def test_equal_means_share_a_place() -> None:
     scores = {"a": 40.0, "b": 40.0, "c": 30.0}
     trials = Trials(lambda trial: next(iter(trial.mixture)), lambda name: Outcome(scores[name], 20))

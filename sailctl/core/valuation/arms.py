@@ -13,6 +13,7 @@ from sailctl.core.valuation.seam import Outcome, Trial, Trials, allot, trial_see
 
 MOST_FAILURES = 2  # failed trials of one arm on one rung after which it is given up
 SAME = 1e-9  # points; scores that differ by less are equal
+LEAST_FREEDOM = 4  # degrees of freedom: two or three runs that happen to agree decide nothing
 
 
 class Arms:
@@ -80,12 +81,20 @@ class Arms:
             if results
         )
 
-    def tied(self, arm: int, baseline: int, rung: int) -> bool:
-        """Whether two arms score the same and neither luck nor items are seen to vary: then no doubt can be told."""
-        if not self.count(arm, rung) or not self.count(baseline, rung) or self.spreads(rung):
+    def blind(self, arm: int, baseline: int, rung: int) -> bool:
+        """Whether the doubt about two arms' difference is unknown: neither luck nor items are seen to vary.
+
+        So it is where the two score the same, however often, and where they differ but few runs say so.
+        """
+        one = self.fit(rung, baseline)
+        if one is None or not self.count(arm, rung) or self.spreads(rung):
             return False
-        gap = self.score(arm, rung) - self.score(baseline, rung)
-        return abs(gap) < SAME and self.item_variance(arm, baseline, rung) <= FLOOR
+        few = one.freedom < LEAST_FREEDOM
+        return (few or self.equal(arm, baseline, rung)) and self.item_variance(arm, baseline, rung) <= FLOOR
+
+    def equal(self, arm: int, other: int, rung: int) -> bool:
+        """Whether the mean scores of two arms are the same."""
+        return abs(self.score(arm, rung) - self.score(other, rung)) < SAME
 
     def missing(self, wanted: Mapping[int, int], rung: int) -> list[Trial]:
         """The trials that bring each arm to the number of runs wanted, if none fails."""

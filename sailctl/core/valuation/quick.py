@@ -14,9 +14,8 @@ from itertools import combinations
 from sailctl.core.errors import UsageError
 from sailctl.core.scaling.correlation import kendall
 from sailctl.core.scaling.distributions import t_quantile
-from sailctl.core.valuation.arms import Arms, place
+from sailctl.core.valuation.arms import LEAST_FREEDOM, Arms, place
 from sailctl.core.valuation.effects import FLOOR
-from sailctl.core.valuation.race import LEAST_FREEDOM
 from sailctl.core.valuation.seam import Trials
 from sailctl.core.valuation.sequential import Spending, planned_information
 from sailctl.core.valuation.surrogate import View, believe
@@ -201,7 +200,7 @@ def _tied(arms: Arms, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
     one = arms.fit(arms.full, pairs[0][0])
     if one is None or one.freedom < LEAST_FREEDOM:
         return set()
-    return {pair for pair in pairs if arms.tied(*pair, arms.full)}
+    return {pair for pair in pairs if arms.blind(*pair, arms.full)}
 
 
 def _pair(arms: Arms, first: int, second: int, test: Spending, plan: QuickPlan) -> PairVerdict:
@@ -210,8 +209,8 @@ def _pair(arms: Arms, first: int, second: int, test: Spending, plan: QuickPlan) 
     at, extra = place(first, second), arms.item_variance(first, second, arms.full)
     if one is None or not one.freedom or not one.seen_A[at]:
         return PairVerdict(*names, math.nan, -math.inf, math.inf, 1.0, "open")
-    if arms.tied(first, second, arms.full):
-        return PairVerdict(*names, 0.0, -math.inf, math.inf, 1.0, "open")
+    if arms.blind(first, second, arms.full):
+        return PairVerdict(*names, float(one.effects_A[at]), -math.inf, math.inf, 1.0, "open")
     scale = arms.run_variance(plan.worth**2) / one.variance
     level, _ = test.look(1 / (one.covariance_AA[at, at] * scale + extra + FLOOR), one.freedom)
     above = one.p_above(at, 0.0, extra)

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sailctl.core.errors import UsageError
-from sailctl.core.valuation.arms import Arms, place
+from sailctl.core.valuation.arms import LEAST_FREEDOM, Arms, place
 from sailctl.core.valuation.effects import FLOOR
 from sailctl.core.valuation.sequential import Spending, planned_information
 from sailctl.core.valuation.surrogate import Belief, View, believe
 
 MOST_WEIGHT = 3.0
-LEAST_FREEDOM = 4  # without small rungs: two runs that happen to agree must not give up on anybody
 Finding = Literal["better", "not better", "undecided"]
 
 
@@ -186,7 +185,7 @@ class Race:
                 reason = ""
                 if one is None or self.arms.failed(arm, full) or self.arms.failed(baseline, full):
                     finding, reason = "undecided", "its trials failed"
-                elif self.arms.tied(arm, baseline, full):  # no look: a run that differs may yet come
+                elif one.freedom and self.arms.blind(arm, baseline, full):  # no look: a run that differs may yet come
                     if one.freedom >= LEAST_FREEDOM or seeds >= plan.most_seeds:
                         finding = "undecided"
                 else:
@@ -230,10 +229,12 @@ class Race:
         seeds = self.arms.count(arm, rung)
         if one is None or not seeds:
             return Ruling(arm, finding, math.nan, -math.inf, math.inf, 1.0, 0.0, seeds, rung, reason, looks)
-        if self.arms.tied(arm, baseline, rung):
-            alike = f"its runs and the baseline's all score {self.arms.score(arm, rung):.2f}"
-            reason = f"{reason}; {alike}" if reason else alike
-            return Ruling(arm, finding, 0.0, -math.inf, math.inf, 1.0, 0.0, seeds, rung, reason, looks)
+        if self.arms.blind(arm, baseline, rung):
+            effect, alike = float(one.effects_A[place(arm, baseline)]), ""
+            if self.arms.equal(arm, baseline, rung):
+                alike = f"its runs and the baseline's all score {self.arms.score(arm, rung):.2f}"
+            reason = "; ".join(filter(None, (reason, alike))) or "too few runs, and none that differ"
+            return Ruling(arm, finding, effect, -math.inf, math.inf, 1.0, 0.0, seeds, rung, reason, looks)
         at, extra = place(arm, baseline), self.arms.item_variance(arm, baseline, rung)
         p_value, level = looks[-1][1:] if looks else (one.p_above(at, -self.plan.margin, extra), 0.0)
         low, high = one.interval(at, level or alpha, extra)
