@@ -270,7 +270,7 @@ class CostPacker(Generic[Item]):
         if self.target.balance == "module":
             return np.maximum(_OVER * vision, -vision) + np.maximum(_OVER * llm, -llm)
         both = vision + llm  # and the composition, too: no cost model is so exact that it would not matter
-        return np.maximum(_OVER * both, -both) + np.abs(vision) // 4
+        return np.maximum(_OVER * both, -both) + (np.abs(vision) >> 2)
 
     def _score(self, vision: int, llm: int) -> int:
         return int(self._scores(np.int64(vision), np.int64(llm)))  # type: ignore[arg-type]

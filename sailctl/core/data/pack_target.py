@@ -13,6 +13,7 @@ FILL = 0.955  # of the tighter cap: the room that is left lets packs of any comp
 _FULLER = (1.0, 1.04, 1.08, 1.14, 1.22)  # beyond FILL: where single samples cost as much as a pack, ranks wait less
 _EMPTIER = (0.92, 0.85)  # so do they where long documents leave no room for tiles in some packs
 _EVERY = (4, 8)  # packs, of which one may hold giants
+_POOR = 0.75
 _TILTS = (1.05, 1.1, 1.2)  # more vision than the mean, to make up for packs that long documents leave no room in
 _ALIKE = 0.001  # efficiencies this close are the same, and the fuller pack is the better one
 _MUCH_WORSE = 0.005
@@ -62,11 +63,11 @@ def pack_target(
         most = tiles * costs.per_tile / target.vision
         tilted = [target, *(_times(target, tilt, 1.0) for tilt in _TILTS if tilt < most)]
         efficiency, target = stage.best(tilted, alike=0.0)
-        # where packs cannot be alike in both parts, trying to makes them alike in neither
-        either = [replace(mean, balance="sum", every=every) for every in (1, *(_EVERY if giants else ()))]
-        best, alike_in_sum = stage.best(either)
-        if best > efficiency + _WORTH:
-            target = alike_in_sum
+        if efficiency < _POOR:  # where packs cannot be alike in both parts, trying to makes them alike in neither
+            often = (1, *_EVERY) if giants else (1,)
+            best, alike_in_sum = stage.best([replace(mean, balance="sum", every=every) for every in often])
+            if best > efficiency + _WORTH:
+                target = alike_in_sum
     return packs, target
 
 
