@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import torch
 from sailctl.core.data.ahead import Ahead, pinned
 from sailctl.core.data.loader import Loader
 from sailctl.core.errors import DataError
+from sailctl.core.workers import StopAsked, stop_signals
 from tests.data.test_loader import content
 from tests.helpers_data import caption_samples, conversation, data_config, encoder, write_jsonl, write_tar
 
@@ -57,6 +61,17 @@ def test_a_step_is_made_while_another_is_held_and_only_one(captions):
         next(ahead)
         ahead._next.thread.join()
         assert len(made) == 3
+
+
+def test_a_wait_that_is_ended_leaves_the_step_to_be_waited_for_at_the_close(captions):
+    with opened(Ahead, data_config(captions)) as ahead, stop_signals() as stop:
+        make, ended = ahead._make, threading.Event()
+        ahead._make = lambda: (time.sleep(0.5), make(), ended.set())[1]
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(StopAsked), stop.ending_waits():
+            next(ahead)
+        assert not ended.is_set()
+    assert ended.is_set()
 
 
 def test_what_fails_while_a_step_is_made_is_raised_in_its_turn(tmp_path):

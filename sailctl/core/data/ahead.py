@@ -53,19 +53,21 @@ class _Making:
 
     def __init__(self, make: Any) -> None:
         self._outcome: tuple[Any, BaseException | None] = (None, None)
+        self._done = threading.Event()
 
         def run() -> None:
             try:
                 self._outcome = make(), None
             except BaseException as error:
                 self._outcome = None, error
+            self._done.set()
 
         self.thread = threading.Thread(target=run, name="next step", daemon=True)
         self.thread.start()
 
     def result(self) -> tuple[Step, dict[str, Any]]:
         """Wait for it; raises what went wrong."""
-        self.thread.join()
+        self._done.wait()  # no join: one that a signal ends takes the thread for ended, too, in Python 3.11
         made, error = self._outcome
         if error is not None:
             raise error
