@@ -14,7 +14,7 @@ from sailctl.core.datasheet import DATA_SHEETS, DataSheet
 from sailctl.core.errors import UsageError
 from sailctl.core.files import atomic_write
 from sailctl.core.model.presets import model_config
-from sailctl.core.reporter import Quiet
+from sailctl.core.reporter import Quiet, counted
 from sailctl.core.schema.load import load_recipe, recipe_stages
 from sailctl.core.schema.recipe import Recipe
 from sailctl.core.train.estimate import Machine, choose_packs, estimate_stage
@@ -230,7 +230,7 @@ def describe_plan(plan: dict[str, Any]) -> str:
         if plan["device_hours"][name] is not None:
             lines.append(f"{words}: {_number(plan['device_hours'][name])} {device['type']}-hours")
     for figure in figures:
-        few = f"{figure['stage']}: {_counted(lengths['samples'], 'sample')} for {_counted(figure['ranks'], 'rank')}: "
+        few = f"{figure['stage']}: {counted(lengths['samples'], 'sample')} for {counted(figure['ranks'], 'rank')}: "
         if not figure["full_steps"]:
             lines.append(
                 f"{few}not one full step: balance is not known, samples/s and hours take it to be perfect, and fill "
@@ -238,7 +238,7 @@ def describe_plan(plan: dict[str, Any]) -> str:
             )
         elif 2 * figure["flush"] > figure["packs"]:
             lines.append(
-                f"{few}only {_counted(figure['full_steps'], 'full step')}, for most packs were closed because the list "
+                f"{few}only {counted(figure['full_steps'], 'full step')}, for most packs were closed because the list "
                 "ended; give more samples, or shuffle rows that alternate (row i goes to rank i mod R)"
             )
     spare = [
@@ -257,10 +257,6 @@ def describe_plan(plan: dict[str, Any]) -> str:
     if plan["packs"]:
         lines.append(f"packs written to {plan['packs']}")
     return "\n".join(lines)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _heading(plan: dict[str, Any], figure: dict[str, Any]) -> str:
