@@ -105,10 +105,8 @@ class Stop:
         finally:
             self._ends_waits = False
 
-    def _ask(self, before: dict[signal.Signals, Any]) -> None:
+    def _ask(self) -> None:
         self._asked = True
-        for number, handler in before.items():  # what is ignored, as in a script's background, could not end anything
-            signal.signal(number, signal.SIG_DFL if handler == signal.SIG_IGN else handler)
         if self._ends_waits:
             raise StopAsked
 
@@ -136,8 +134,11 @@ def stop_signals(say: Callable[[str], None] | None = None) -> Iterator[Stop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def handle(number: int, _frame: object) -> None:
+        for other, handler in before.items():  # what is ignored, as in a script's background, could not end anything
+            signal.signal(other, signal.SIG_DFL if handler == signal.SIG_IGN else handler)
+        # only now: whoever reads this may send the second one
         told.put(f"{signal.Signals(number).name}: stopping once what is done is saved; a second signal stops at once")
-        stop._ask(before)
+        stop._ask()
 
     for number in before:
         signal.signal(number, handle)
