@@ -154,7 +154,7 @@ class CostPacker(Generic[Item]):
     def _held(self, index: int) -> bool:
         """Whether this one is a giant that must wait for its pack, which it need not for long or beyond its epoch."""
         return (
-            (self.closed + 1) % self.target.every != 0
+            self._holds
             and self._giant(self._rows[index])
             and self.waiting[index].epoch == self.waiting[-1].epoch
             and self.ages[index] + index + 2 < WAIT_LIMIT  # the oldest always goes, so that it still can in time
@@ -168,8 +168,8 @@ class CostPacker(Generic[Item]):
 
     def _redraft(self, hold: bool = True) -> None:
         everyone = range(len(self._rows))
-        some = hold and (self.closed + 1) % self.target.every != 0
-        self._open = [index for index in everyone if not self._held(index)] if some else list(everyone)
+        self._holds = hold and (self.closed + 1) % self.target.every != 0
+        self._open = [index for index in everyone if not self._held(index)] if self._holds else list(everyone)
         self._draft = self._tokens = self._tiles = self._cost = 0
         self._drafted = False
         while not self._drafted and self._draft < len(self._open):

@@ -252,7 +252,7 @@ class Loader:
                     f"cannot resume: {what} has changed from {state[key]} to {mine[key]}; "
                     "restore it, or begin a new run in another --out"
                 )
-        # a state of before a target could be another one than was asked for has no balance of its own
+        # older states have it in the target alone
         state = {"balance": (state["target"] or {}).get("balance"), **state}
         if state["target"] and all(state[key] == mine[key] for key in ("global_batch_samples", "costs", "balance")):
             self.packs_per_lane, self.target = state["packs_per_lane"], Target(**state["target"])

@@ -84,6 +84,7 @@ class _Rehearsal:
 
     def __init__(self, sizes: Sequence[Packable], costs: Costs, tokens: int, tiles: int, balance: Balance) -> None:
         self.sizes, self.costs, self.caps, self.balance = sizes, costs, (tokens, tiles), balance
+        self._known: dict[Target, float] = {}
 
     def has_giants(self, target: Target) -> bool:
         """Whether some sample alone costs more than a pack should."""
@@ -113,6 +114,11 @@ class _Rehearsal:
 
     def efficiency(self, target: Target) -> float:
         """The share of the time that ranks compute while all wait for the slowest, in the mean of steps like these."""
+        if target not in self._known:
+            self._known[target] = self._rehearse(target)
+        return self._known[target]
+
+    def _rehearse(self, target: Target) -> float:
         packer: CostPacker[Packable] = CostPacker(*self.caps, WINDOW, self.costs, target)
         phases: tuple[list[tuple[float, float]], ...] = ([], [])  # packs giants keep out of, packs they may be in
         stream = _repeated(self.sizes, 2 * len(self.sizes)) if target.every > 1 else self.sizes

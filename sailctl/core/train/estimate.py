@@ -18,7 +18,8 @@ from sailctl.core.datasheet import DataSheet
 from sailctl.core.model.flops import ModelFlops
 from sailctl.core.model.presets import model_config
 from sailctl.core.schema.recipe import Recipe
-from sailctl.core.train.memory import estimate_memory
+from sailctl.core.schema.train import TrainConfig
+from sailctl.core.train.memory import Memory, estimate_memory
 from sailctl.core.train.schedule import Budget
 
 
@@ -95,18 +96,15 @@ def estimate_stage(recipe: Recipe, lengths: Lengths, packs: Sequence[Chosen], ma
     samples_per_step = samples_per_pack * len(steps[0]) if steps else None
     per_device = machine.mfu * machine.sheet.peak_bf16 / flops * useful
     planned = _samples(recipe, count)
-    worst, kept_whole = (
-        max(
-            (
-                estimate_memory(
-                    config, how, ranks=machine.ranks, tokens=cost.tokens, tiles=cost.tiles, targets=cost.targets
-                )
-                for cost in costs
-            ),
-            key=lambda memory: memory.total,
-        )
-        for how in (train, train.model_copy(update={"gradient_checkpointing": False}))
-    )
+
+    def most_memory(how: TrainConfig) -> Memory:
+        sizes = ({"tokens": cost.tokens, "tiles": cost.tiles, "targets": cost.targets} for cost in costs)
+        needed = (estimate_memory(config, how, ranks=machine.ranks, **size) for size in sizes)
+        return max(needed, key=lambda memory: memory.total)
+
+    worst = most_memory(train)
+    without = train.model_copy(update={"gradient_checkpointing": False})
+    kept_whole = most_memory(without) if train.gradient_checkpointing else worst
     return {
         "stage": recipe.stage,
         "trainable": list(train.trainable),
